@@ -1,0 +1,67 @@
+# Every target sets up .venv by itself on a machine that has Python 3.11+, gcc and make.
+#   make PYTHON=python3.12 repro      use another interpreter for .venv
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make repro      torch without CUDA, a tenth of the download
+
+PYTHON ?= python3
+VENV := .venv
+# Written last: a .venv without it was never finished and is built again from nothing.
+READY := $(VENV)/.complete
+TORCH := torch==2.13.0
+PYTEST_WORKERS ?= 2
+
+# .venv first, so that DVC's stages, torchrun and ninja are ours without activating anything.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Calm and private: no telemetry, no update checks, no warnings about forked tokenizers.
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test check bench serve rebuild
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+
+setup: $(READY) ## create .venv with the pinned versions (the others do it by themselves)
+
+repro: $(READY) ## rebuild what is out of date, from data to the results table
+	@python -m stages.check
+	@dvc repro --quiet
+	@python -m stages.show
+
+test: $(READY) ## run the tests, without those marked slow or gpu
+	@pytest -n $(PYTEST_WORKERS) --dist loadfile
+
+check: $(READY) ## ruff, mypy --strict, layout tests, every profile
+	@ruff check
+	@ruff format --check
+	@mypy
+	@pytest -q tests/test_layout.py
+	@python -m stages.check --all
+
+bench: $(READY) ## measure a MiniLLM cycle against its baselines
+	@python -m benchmarks.minillm_cycle
+
+serve: $(READY) ## Prefect server, schedule and worker on this machine
+	@python -m flows.serve
+
+rebuild: $(READY) ## as repro, in parallel, under Prefect
+	@python -m flows.rebuild
+
+$(READY): pyproject.toml constraints.txt
+	@if [ -e $@ ]; then \
+	  rm $@; \
+	  echo "pyproject.toml or constraints.txt changed: bringing $(VENV) up to date (half a minute)."; \
+	else \
+	  rm -rf $(VENV); \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "error: '$(PYTHON)' is not Python 3.11 or newer; install one and name it: make PYTHON=python3.11" >&2; exit 2; }; \
+	  echo "Installing the pinned versions into $(VENV): once, about 2 minutes and 2 GB."; \
+	  $(PYTHON) -m venv $(VENV); \
+	fi
+	@$(VENV)/bin/pip install -qq '$(TORCH)' -c constraints.txt
+	@$(VENV)/bin/pip install -qq -e '.[dev]' -c constraints.txt
+	@touch $@

@@ -1,0 +1,76 @@
+"""Brings an evaluation set into the one form that the later stages read, keeping every reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from distill.data.audit import audit_split, find_duplicates
+from distill.data.rows import Fields, Split, read_split
+from distill.data.sources import HubSource, Source
+from distill.data.tables import OnBadRow
+from distill.project.errors import DataError
+from distill.project.settings import Settings
+
+
+class EvalSetSettings(Settings):
+    """How to read one evaluation set: a file of `evalsets/`; where it lies is said in params.yaml."""
+
+    description: str
+    """One sentence: what the set asks for, how many rows it has, where it is from."""
+    licence: str
+    """Under which terms the rows may be used."""
+    citation: str = ""
+    """The paper or page to cite."""
+    file: str | None = None
+    """The file of the set where params.yaml names a folder."""
+    hub: HubSource | None = None
+    """Read this data set of the hub; params.yaml then names the set's own YAML, for DVC to watch."""
+    fields: Fields = Fields()
+    """Which field of the rows holds what."""
+    on_bad_row: OnBadRow = "error"
+    """A malformed row stops the stage (`error`), or is left out and counted (`skip`)."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Take the first so many rows only."""
+
+
+def read_evalset(settings: EvalSetSettings, path: Path) -> Split:
+    """The usable rows of the set at `path`. Raises: DataError."""
+    if settings.hub is not None:
+        source, base = Source(hub=settings.hub, limit=settings.limit), path
+    elif path.is_dir():
+        if settings.file is None:
+            raise DataError(f"{path} is a folder; say by `file` which of its files is the set")
+        source, base = Source(path=settings.file, limit=settings.limit), path
+    else:
+        source, base = Source(path=path.name, limit=settings.limit), path.parent
+    return read_split(source, settings.fields, settings.on_bad_row, base)
+
+
+def as_examples(split: Split) -> list[dict[str, Any]]:
+    """The rows as written to `evaluation/<set>.jsonl`; `id` counts the kept rows from 0."""
+    return [
+        {
+            "id": number,
+            "instruction": row.instruction,
+            "input": row.input,
+            "output": list(row.references),
+            "category": row.category,
+        }
+        for number, row in enumerate(split.rows)
+    ]
+
+
+def audit_evalset(name: str, settings: EvalSetSettings, split: Split) -> dict[str, Any]:
+    """The content of `evaluation/<set>.report.json`."""
+    return {
+        "description": settings.description,
+        "licence": settings.licence,
+        "citation": settings.citation,
+        **audit_split(split),
+        "several_references": sum(len(row.references) > 1 for row in split.rows),
+        "without_input": sum(not row.input.strip() for row in split.rows),
+        "duplicates": find_duplicates({name: split.rows})["within"][name],
+    }

@@ -1,0 +1,57 @@
+"""Records as they come out of a source, before anyone knows which field means what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from distill.project.errors import DataError
+
+_SHOWN = 5
+
+OnBadRow = Literal["error", "skip"]
+
+
+class MalformedRowError(ValueError):
+    """A row that cannot be used; the message says why and becomes its `BadRow.reason`."""
+
+
+class Record(NamedTuple):
+    """One object of a source and its place there: the line of a JSONL file, the row of anything else."""
+
+    number: int
+    content: dict[str, Any]
+
+
+class BadRow(NamedTuple):
+    """A malformed row, and what is wrong with it."""
+
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """All that a source held; `name` and `unit` are for messages (`train.jsonl`, `line`)."""
+
+    name: str
+    unit: str
+    records: list[Record]
+    bad: list[BadRow]
+
+    @property
+    def columns(self) -> list[str]:
+        """The field names that occur anywhere, in order of first sight."""
+        return list(dict.fromkeys(column for record in self.records for column in record.content))
+
+
+def refuse_bad_rows(table: Table, bad: list[BadRow]) -> None:
+    """Raise one DataError that counts all malformed rows and shows the first few, if there are any."""
+    if not bad:
+        return
+    shown = [f"  {table.unit} {row.number}: {row.reason}" for row in bad[:_SHOWN]]
+    if len(bad) > _SHOWN:
+        shown.append(f"  and {len(bad) - _SHOWN:,} more")
+    heading = f"{table.name} has {len(bad):,} malformed row{'s' if len(bad) > 1 else ''}:"
+    fix = "correct them, or set `on_bad_row: skip` to leave them out"
+    raise DataError("\n".join([heading, *shown, fix]))

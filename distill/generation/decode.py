@@ -1,0 +1,282 @@
+"""Sampling responses from one model, or token by token from a mixture of two (paper Eq. 4).
+
+    p~(y_t | y_<t, x) = alpha * p(y_t | y_<t, x) + (1 - alpha) * q(y_t | y_<t, x)
+
+Both models advance with their own key-value caches over stock transformers models. Rows that have ended leave
+the batch. Each draw is the inverse of the mixture's cumulative distribution at a uniform number keyed by the
+example, so neither batch size nor row order changes what is drawn. Everything the method later needs about a
+token (both log-probabilities, KL(q||p) at its position, the teacher's hidden state) falls out of the decode.
+
+Shapes: B batch, P prompt, T response, V vocabulary, H hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from distill.models.parts import backbone, head, shared_vocabulary
+
+if TYPE_CHECKING:  # settings need pydantic; the decode itself runs where only torch and transformers are
+    from distill.generation.settings import SamplingSettings
+
+Keep = Literal["nothing", "own states", "teacher states"]
+
+# Dropping rows costs one copy of the caches, so it waits until a quarter of the rows has ended.
+_COMPACT_BELOW = 0.75
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The teacher's part in the decode: `alpha` p + (1 - `alpha`) q; alpha 0 only scores with the teacher."""
+
+    teacher: PreTrainedModel
+    alpha: float
+
+
+@dataclass
+class Response:
+    """One sampled response; tensors have length T, on the CPU. Mixture-only fields are empty without one."""
+
+    ids: list[int]
+    """Token ids, the end-of-sequence token included unless `truncated`."""
+    truncated: bool
+    """The response was cut at the limit and has no end-of-sequence token."""
+    logprobs: Tensor
+    """log q(y_t) under the sampling model at temperature 1, [T]."""
+    teacher_logprobs: Tensor
+    """log p(y_t) under the teacher at temperature 1, [T]."""
+    behaviour_logprobs: Tensor
+    """log of the probability the token was really drawn with, [T]."""
+    kl: Tensor
+    """KL(q || p) over the whole vocabulary at each position, [T]."""
+    teacher_hidden: Tensor
+    """The teacher's last hidden states, [T, H]; only when asked for."""
+    hidden: Tensor
+    """The sampling model's own last hidden states, [T, H]; only when asked for."""
+
+
+def uniforms(keys: Sequence[int], length: int) -> Tensor:
+    """Uniform numbers in [0, 1), [len(keys), length]; row i depends on keys[i] alone."""
+    rows = [torch.rand(length, generator=torch.Generator().manual_seed(key)) for key in keys]
+    return torch.stack(rows) if rows else torch.empty(0, length)
+
+
+def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Tokens [B] drawn from `probabilities` [B, V] at `uniform` [B]; zero-probability tokens are never drawn."""
+    cumulative = probabilities.cumsum(-1)
+    total = cumulative[:, -1:]
+    # Rounding may put u * total at total itself, which no token would answer to.
+    point = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, point, right=True).squeeze(-1)
+
+
+def restrict(logits: Tensor, sampling: SamplingSettings | None) -> Tensor:
+    """Apply temperature, top-k and top-p to logits [B, V]; dropped tokens become -inf. None leaves them."""
+    if sampling is None:
+        return logits
+    logits = logits / sampling.temperature
+    if sampling.top_k:
+        kth = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probabilities = ordered.softmax(-1)
+        beyond = probabilities.cumsum(-1) - probabilities >= sampling.top_p
+        logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+    return logits
+
+
+@torch.no_grad()
+def sample_responses(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    keys: Sequence[int],
+    *,
+    max_new_tokens: int,
+    eos_id: int,
+    batch_size: int,
+    sampling: SamplingSettings | None = None,
+    mixture: Mixture | None = None,
+    keep: Keep = "nothing",
+    on_batch: Callable[[int], None] | None = None,
+) -> list[Response]:
+    """Sample one response for each prompt, in the order of the prompts.
+
+    `keys[i]` fixes every draw of response i; without `sampling` draws are plain ancestral ones. Prompts are decoded
+    in batches of similar length; `keep` says whose last hidden states to keep; `on_batch` is told how many responses
+    each batch finished.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    responses: dict[int, Response] = {}
+    was_training = model.training
+    model.eval()
+    if mixture is not None:
+        mixture.teacher.eval()
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        draws = uniforms([keys[i] for i in chosen], max_new_tokens).to(model.device)
+        batch = _Batch(model, [prompts[i] for i in chosen], draws, eos_id, sampling, mixture, keep)
+        responses.update(zip(chosen, batch.run(), strict=True))
+        if on_batch is not None:
+            on_batch(len(chosen))
+    model.train(was_training)
+    return [responses[i] for i in range(len(prompts))]
+
+
+class _Runner:
+    """One model advancing over the batch with its own cache."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.cache = DynamicCache(config=model.config)
+
+    def advance(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """Feed `ids` [B, n]; return the hidden state of the last position, [B, H]."""
+        out = backbone(self.model)(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        hidden: Tensor = out.last_hidden_state[:, -1]
+        return hidden
+
+    def logits(self, hidden: Tensor, vocabulary: int) -> Tensor:
+        """Float32 scores [B, vocabulary] whatever the model's own precision (trap 12)."""
+        scores: Tensor = head(self.model)(hidden)
+        return scores[:, :vocabulary].float()
+
+
+class _Batch:
+    """One batch of prompts being decoded.
+
+    Results lie in tensors [B, T] by the row's place in the batch as it began. A row that has ended but not yet
+    left writes past its own length, where nothing is read.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        draws: Tensor,
+        eos_id: int,
+        sampling: SamplingSettings | None,
+        mixture: Mixture | None,
+        keep: Keep,
+    ) -> None:
+        self.student = _Runner(model)
+        self.teacher = _Runner(mixture.teacher) if mixture else None
+        self.alpha = mixture.alpha if mixture else 0.0
+        self.vocabulary = shared_vocabulary(model, mixture.teacher if mixture else model)
+        self.draws, self.eos_id, self.sampling = draws, eos_id, sampling
+        self.keep = keep
+        self.ids, self.mask = left_pad(prompts, eos_id, model.device)
+        self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
+        self.rows = torch.arange(len(prompts), device=model.device)
+        self.ended = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
+        self.lengths = torch.zeros(len(prompts), dtype=torch.long, device=model.device)
+        self.tokens = torch.zeros(draws.shape, dtype=torch.long, device=model.device)
+        self.found: dict[str, Tensor] = {}
+
+    def run(self) -> list[Response]:
+        """Decode until every row has ended or reached the limit, the width of `draws`."""
+        for step in range(self.draws.shape[1]):
+            tokens = self._draw(step)
+            self.lengths[self.rows] += ~self.ended
+            self.ended |= tokens == self.eos_id
+            if self.ended.all():
+                break
+            self._follow(tokens)
+        return self._responses()
+
+    def _draw(self, step: int) -> Tensor:
+        """One token for each row in the batch, [B]; what is known about it is kept."""
+        hidden = self.student.advance(self.ids, self.mask, self.positions)
+        if self.keep == "own states":
+            self._keep("hidden", step, hidden)
+        logits = self.student.logits(hidden, self.vocabulary)
+        logq = logits.log_softmax(-1)
+        behaviour = restrict(logits, self.sampling).softmax(-1)
+        if self.teacher is None:
+            tokens = inverse_cdf(behaviour, self.draws[self.rows, step])
+        else:
+            hidden = self.teacher.advance(self.ids, self.mask, self.positions)
+            logits = self.teacher.logits(hidden, self.vocabulary)
+            logp = logits.log_softmax(-1)
+            behaviour = self.alpha * restrict(logits, self.sampling).softmax(-1) + (1 - self.alpha) * behaviour
+            tokens = inverse_cdf(behaviour, self.draws[self.rows, step])
+            self._keep("teacher_logprobs", step, _pick(logp, tokens))
+            self._keep("kl", step, (logq.exp() * (logq - logp)).sum(-1))
+            if self.keep == "teacher states":
+                self._keep("teacher_hidden", step, hidden)
+        self._keep("logprobs", step, _pick(logq, tokens))
+        self._keep("behaviour_logprobs", step, _pick(behaviour, tokens).log())
+        self.tokens[self.rows, step] = tokens
+        return tokens
+
+    def _keep(self, name: str, step: int, values: Tensor) -> None:
+        if name not in self.found:
+            self.found[name] = values.new_zeros((*self.draws.shape, *values.shape[1:]))
+        self.found[name][self.rows, step] = values
+
+    def _follow(self, tokens: Tensor) -> None:
+        """Make the drawn tokens the next input; drop ended rows once enough of them have gathered."""
+        alive = ~self.ended
+        if alive.sum() <= _COMPACT_BELOW * len(alive):
+            index = alive.nonzero().squeeze(-1)
+            for runner in (self.student, self.teacher):
+                if runner is not None:
+                    runner.cache.batch_select_indices(index)
+            tokens, self.rows, self.ended = tokens[index], self.rows[index], self.ended[index]
+            self.mask, self.positions = self.mask[index], self.positions[index]
+        self.ids = tokens[:, None]
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=-1)
+        self.positions = self.positions[:, -1:] + 1
+
+    def _responses(self) -> list[Response]:
+        lengths, tokens = self.lengths.tolist(), self.tokens.cpu()
+        found = {name: values.cpu() for name, values in self.found.items()}
+        none = torch.empty(0)
+
+        def cut(name: str, row: int) -> Tensor:
+            return found[name][row, : lengths[row]].clone() if name in found else none
+
+        responses = []
+        for row, length in enumerate(lengths):
+            ids = tokens[row, :length].tolist()
+            responses.append(
+                Response(
+                    ids=ids,
+                    truncated=ids[-1] != self.eos_id,
+                    logprobs=cut("logprobs", row),
+                    teacher_logprobs=cut("teacher_logprobs", row),
+                    behaviour_logprobs=cut("behaviour_logprobs", row),
+                    kl=cut("kl", row),
+                    teacher_hidden=cut("teacher_hidden", row),
+                    hidden=cut("hidden", row),
+                )
+            )
+        return responses
+
+
+def _pick(values: Tensor, tokens: Tensor) -> Tensor:
+    """The entry of each row of `values` [B, V] at its token, [B]."""
+    return values.gather(-1, tokens[:, None]).squeeze(-1)
+
+
+def left_pad(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(ids, mask), each [B, P]: the last token of every prompt in the last column; the mask comes from lengths."""
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), pad_id)
+    mask = torch.zeros(len(prompts), width, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    return ids.to(device), mask.to(device)

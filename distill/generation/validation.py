@@ -1,0 +1,78 @@
+"""Validation during training: sample one response a prompt as the final evaluation does, and score Rouge-L."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distill.generation.decode import sample_responses
+from distill.generation.settings import SamplingSettings
+from distill.models.parts import backbone, head
+from distill.project.randomness import key
+from distill.scoring.rouge import mean_rouge_l
+from distill.text.batches import IGNORED, collate
+from distill.text.examples import Example
+
+
+def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of a response: special tokens left out, surrounding whitespace stripped."""
+    text = tokenizer.decode(list(ids), skip_special_tokens=True)
+    return str(text).strip()
+
+
+class Validation:
+    """A validation set bound to a tokenizer and decoding settings; call it with a model."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        tokenizer: PreTrainedTokenizerBase,
+        sampling: SamplingSettings,
+        max_new_tokens: int,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        """The same `seed` draws the same uniform numbers at every validation of a run."""
+        self.examples, self.tokenizer, self.sampling = examples, tokenizer, sampling
+        self.max_new_tokens, self.batch_size, self.seed = max_new_tokens, batch_size, seed
+
+    def __call__(self, model: PreTrainedModel) -> dict[str, float]:
+        """`rouge_l` (0-100), `loss` (nats a token of the reference responses) and `response_tokens` (mean)."""
+        responses = sample_responses(
+            model,
+            [e.prompt_ids for e in self.examples],
+            [key(self.seed, "validation", e.index) for e in self.examples],
+            max_new_tokens=self.max_new_tokens,
+            eos_id=int(self.tokenizer.eos_token_id),
+            batch_size=self.batch_size,
+            sampling=self.sampling,
+        )
+        texts = [decode_text(self.tokenizer, response.ids) for response in responses]
+        return {
+            "rouge_l": mean_rouge_l(texts, [[e.reference] for e in self.examples]),
+            "loss": reference_loss(model, self.examples, self.batch_size),
+            "response_tokens": sum(len(r.ids) for r in responses) / len(responses),
+        }
+
+
+@torch.no_grad()
+def reference_loss(model: PreTrainedModel, examples: Sequence[Example], batch_size: int) -> float:
+    """-log q of the reference responses, a mean over their tokens."""
+    was_training = model.training
+    model.eval()
+    ordered = sorted(examples, key=lambda e: len(e.prompt_ids) + len(e.response_ids))
+    total, tokens = 0.0, 0
+    for start in range(0, len(ordered), batch_size):
+        group = ordered[start : start + batch_size]
+        batch = {name: values.to(model.device) for name, values in collate(group).items()}
+        labels = batch["labels"][:, 1:]
+        # Right padding needs no mask in a causal model: no real token looks at it.
+        hidden = backbone(model)(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1]
+        kept = labels != IGNORED
+        logq = head(model)(hidden[kept]).float().log_softmax(-1)
+        total -= float(logq.gather(-1, labels[kept][:, None]).sum())
+        tokens += int(kept.sum())
+    model.train(was_training)
+    return total / tokens

@@ -1,0 +1,171 @@
+"""Every choice of the MiniLLM algorithm as a setting of its own, and three presets over them.
+
+`preset` fills in what is not written out; what is written out wins. `paper` follows the equations of
+arXiv 2306.08543, `reference` what the authors' released code computes, `default` what our trials favour
+(docs/paper_against_here.md lists the differences and the evidence).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from distill.project.settings import Settings
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {
+        "rewards": "expected",
+        "reward_scale": 1.0,
+        "reward_clip": None,
+        "return_from": "current",
+        "discount": 0.95,
+        "length_norm": True,
+        "whiten": "tokens",
+        "importance_weight": True,
+        "clip_form": "sign_aware",
+        "single_step": True,
+        "single_step_weighted": False,
+        "normalise": "tokens",
+        "lm_kd_ratio": 0.0,
+    },
+    "paper": {
+        "rewards": "sampled",
+        "reward_scale": 1.0,
+        "reward_clip": None,
+        "return_from": "next",
+        "discount": 1.0,
+        "length_norm": True,
+        "whiten": "none",
+        "importance_weight": True,
+        "clip_form": "paper",
+        "single_step": True,
+        "single_step_weighted": True,
+        "normalise": "sequences",
+        "lm_kd_ratio": 0.0,
+    },
+    "reference": {
+        "rewards": "sampled",
+        "reward_scale": 0.5,
+        "reward_clip": 100.0,
+        "return_from": "current",
+        "discount": 0.95,
+        "length_norm": True,
+        "whiten": "grid",
+        "importance_weight": True,
+        "clip_form": "sign_aware",
+        "single_step": True,
+        "single_step_weighted": False,
+        "normalise": "tokens",
+        "lm_kd_ratio": 0.5,
+    },
+}
+
+
+class MiniLLMSettings(Settings):
+    """One MiniLLM run: rollouts, rewards, losses, optimiser."""
+
+    preset: Literal["default", "paper", "reference"] = "default"
+    """Fills in every setting below that belongs to the formula and is not written out."""
+
+    # Rollouts (Algorithm 1).
+    teacher_mix_alpha: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of the teacher in the sampling distribution (Eq. 4); 0 samples from the student alone."""
+    rollouts: Annotated[int, Field(ge=1)] = 256
+    """Responses sampled a collection."""
+    inner_epochs: Annotated[int, Field(ge=1)] = 4
+    """Passes over the responses of one collection."""
+    minibatch: Annotated[int, Field(ge=1)] = 64
+    """Responses an optimiser step."""
+    max_steps: Annotated[int, Field(ge=1)]
+    """Optimiser steps in all."""
+
+    # Rewards and returns (Eqs. 3 and 6).
+    rewards: Literal["sampled", "expected"]
+    """r_t' of the drawn token, or its expectation under q at that prefix, -KL(q||p) (Rao-Blackwell)."""
+    baseline: Literal["none", "closed_form"] = "none"
+    """Subtract E[r_t] = -KL(q||p) from the own reward; for sampled rewards with `return_from: current`."""
+    reward_scale: Annotated[float, Field(gt=0)]
+    """Rewards are divided by this."""
+    reward_clip: Annotated[float, Field(gt=0)] | None
+    """Then clipped to plus or minus this; null leaves them."""
+    return_from: Literal["next", "current"]
+    """Sum from R_{t+1} as in the paper, or from r_t itself as the reference does."""
+    discount: Annotated[float, Field(ge=0, le=1)]
+    """gamma^(t'-t); 1 is no discount."""
+    length_norm: bool
+    """Divide each return by the number of rewards it sums (Eq. 6)."""
+    whiten: Literal["none", "tokens", "grid"]
+    """Standardise returns over valid tokens, or over the padded grid with its zeros as the reference does."""
+
+    # The two loss terms (Eqs. 5 and 7).
+    policy_gradient: bool = True
+    """Use the long-term term; false leaves single-step reverse KL on own samples, an honest control."""
+    importance_weight: bool
+    """Ratio against the mixture, q/p~; false takes q/q_old as if the student alone had sampled."""
+    clip_range: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """epsilon of the clipped ratio."""
+    clip_form: Literal["sign_aware", "paper"]
+    """max(-A rho, -A clip(rho)) as the reference does, or -A min(rho, clip(rho)) as printed."""
+    single_step: bool
+    """Use the exact one-step term, KL(q||p) over the vocabulary at each position."""
+    single_step_weighted: bool
+    """Multiply that term by w_t = q/p~."""
+    normalise: Literal["tokens", "sequences"]
+    """Mean over the valid tokens of a mini-batch, or sum a response and mean over responses (paper)."""
+
+    # The language-modelling term.
+    lm_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of L_PT on plain text; 0 switches it off."""
+    lm_kd_ratio: Annotated[float, Field(ge=0, le=1)]
+    """Share of soft cross-entropy against the teacher inside L_PT."""
+    lm_batch: Annotated[int, Field(ge=1)] = 8
+    """Plain-text sequences an optimiser step."""
+    lm_length: Annotated[int, Field(ge=2)] = 64
+    """Tokens of each."""
+
+    # The optimiser.
+    learning_rate: Annotated[float, Field(gt=0, le=1)]
+    """Peak learning rate of AdamW."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up."""
+    min_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    """Where the cosine ends."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    """Linear warm-up."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's two decay rates."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-6
+    """AdamW's weight decay."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are clipped to this norm."""
+    evaluate_every: Annotated[int, Field(ge=1)] = 100
+    """Optimiser steps between validations; the best validation Rouge-L is kept."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {**PRESETS.get(given.get("preset", "default"), {}), **given}
+
+    @model_validator(mode="after")
+    def _sound_combination(self) -> MiniLLMSettings:
+        if self.rollouts % self.minibatch:
+            raise ValueError(f"`rollouts` must be a multiple of `minibatch` ({self.minibatch})")
+        if not (self.policy_gradient or self.single_step):
+            raise ValueError("`policy_gradient` and `single_step` are both off, so nothing is trained; turn one on")
+        expects_own = self.rewards == "expected" and self.return_from == "current"
+        if self.policy_gradient and expects_own and not self.single_step:
+            raise ValueError(
+                "expected rewards with `return_from: current` carry no gradient of the own token; without "
+                "`single_step` that part would be lost: turn `single_step` on or use `rewards: sampled`"
+            )
+        if self.baseline == "closed_form" and (self.rewards, self.return_from) != ("sampled", "current"):
+            raise ValueError("`baseline: closed_form` needs `rewards: sampled` and `return_from: current`")
+        return self
+
+    @property
+    def steps_per_collection(self) -> int:
+        """Optimiser steps between two collections; the number of processes does not enter (trap 10)."""
+        return self.inner_epochs * self.rollouts // self.minibatch

@@ -1,0 +1,91 @@
+"""Finished checkpoints: a `save_pretrained` folder, its tokenizer, and a `meta.json` that says what it is.
+
+`meta.json` holds only what the weights follow from, so that a stage run again on the same inputs writes the
+same bytes and DVC re-runs nothing below it. When, where and on what a stage ran stands beside the folder in
+`<what>.run.json`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from distill.project.files import fresh_dir, write_json
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "datasets")
+
+
+def save_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, meta: dict[str, Any]
+) -> None:
+    """Write model, tokenizer and `meta.json` as one folder, or nothing at all."""
+    with fresh_dir(folder) as aside:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        write_json(aside / "meta.json", {**meta, "versions": library_versions()})
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Put the tokenizer's files beside weights that are only referred to."""
+    shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def library_versions() -> dict[str, str]:
+    """The versions the numbers depend on."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+class RunRecord:
+    """When, where and on what a stage ran; written beside its output, never hashed by what follows."""
+
+    def __init__(self) -> None:
+        """Start the clock."""
+        self._began = time.monotonic()
+        self._cpu = time.process_time()
+
+    def write(self, path: Path, **extra: Any) -> None:
+        """Write the record, with `extra` (e.g. the cost ledger) beside the standard entries."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        cuda = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
+        record = {
+            "seconds": round(time.monotonic() - self._began, 2),
+            "cpu_seconds": round(time.process_time() - self._cpu, 2),
+            "peak_rss_mib": round(peak, 1),
+            "peak_cuda_mib": None if cuda is None else round(cuda, 1),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "code_revision": _code_revision(),
+            **extra,
+        }
+        write_json(path, record)
+
+
+def _code_revision() -> str | None:
+    # None outside a git checkout (a source archive), which is a fact to record and not a fault.
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
+
+
+def quiet_libraries() -> None:
+    """Turn off transformers' advice and progress bars: a stage shows one bar of its own."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

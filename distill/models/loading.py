@@ -1,0 +1,73 @@
+"""Loading causal language models, and making fresh ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from distill.project.errors import ModelError
+from distill.project.files import read_json
+from distill.project.references import Reference
+
+REFERENCE_FILE = "reference.json"
+
+
+def load_model(source: Reference | Path, dtype: str = "float32") -> PreTrainedModel:
+    """Load a causal language model from safetensors; a `base` folder may only point to one elsewhere.
+
+    Raises: ModelError, ending with the fix, when there is none or it cannot be read.
+    """
+    reference = source if isinstance(source, Reference) else Reference(path=str(source))
+    if reference.path is not None:
+        pointer = Path(reference.path) / REFERENCE_FILE
+        if pointer.is_file():
+            return load_model(Reference.model_validate(read_json(pointer)), dtype)
+        if not (Path(reference.path) / "config.json").is_file():
+            raise ModelError(
+                f"{reference.path} holds no model (no config.json); run `dvc repro` for a stage's own model, "
+                "or correct the path"
+            )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            reference.name,
+            revision=reference.revision or "main",
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"cannot load the model {reference} ({reason}); check the name and revision, that it is stored as "
+            "safetensors, and that the hub is within reach or the files are in its local cache"
+        ) from None
+    return cast(PreTrainedModel, model)
+
+
+def initialise_model(init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
+    """A fresh model of the architecture `init`, its weights drawn from `seed` alone.
+
+    Raises: ModelError when transformers does not know the architecture or one of its settings.
+    """
+    settings = dict(init)
+    model_type = settings.pop("model_type")
+    ids = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id or tokenizer.eos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    try:
+        known = AutoConfig.for_model(model_type)
+    except ValueError:
+        raise ModelError(f"`init.model_type: {model_type}` is unknown to transformers; use e.g. gpt2") from None
+    unknown = [name for name in settings if name not in known.to_dict() and name not in known.attribute_map]
+    if unknown:
+        raise ModelError(f"`init` has settings {model_type} does not know: {', '.join(unknown)}; remove them")
+    config = AutoConfig.for_model(model_type, **{**ids, **settings})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))

@@ -1,0 +1,59 @@
+"""A causal language model as backbone and output head, apart.
+
+The project runs the head only where it needs logits, so it takes stock transformers models as
+`head(backbone(ids))`. `require_plain_head` refuses the models of which that is not true.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from distill.project.errors import ModelError
+
+
+def backbone(model: PreTrainedModel) -> nn.Module:
+    """The part of a causal language model below its output head."""
+    part: nn.Module = model.base_model
+    return part
+
+
+def head(model: PreTrainedModel) -> nn.Module:
+    """The output head: hidden states [..., H] to logits [..., V]."""
+    layer = model.get_output_embeddings()
+    if layer is None:
+        raise ModelError(f"{type(model).__name__} has no output head; use a causal language model")
+    part: nn.Module = layer
+    return part
+
+
+@torch.no_grad()
+def require_plain_head(model: PreTrainedModel) -> None:
+    """Refuse models whose logits are not `head(backbone(ids))` (soft-capped or scaled ones).
+
+    Raises: ModelError with the largest difference seen.
+    """
+    training = model.training
+    model.eval()
+    ids = torch.arange(1, 9, device=model.device)[None]
+    whole: Tensor = model(input_ids=ids).logits.float()
+    parts: Tensor = head(model)(backbone(model)(input_ids=ids).last_hidden_state).float()
+    model.train(training)
+    gap = (whole - parts).abs().max().item()
+    if gap > 1e-3 * (1 + whole.abs().max().item()):
+        raise ModelError(
+            f"{type(model).__name__} changes its logits after the output head (by up to {gap:.3g}), which this "
+            "decode does not do; use a GPT-2, OPT, LLaMA, Qwen2 or similar model"
+        )
+
+
+def shared_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel) -> int:
+    """How many token ids both models have: the longer vocabulary is only padded (trap 5)."""
+    return min(_rows(head(student)), _rows(head(teacher)))
+
+
+def _rows(layer: nn.Module) -> int:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[0]

@@ -1,0 +1,79 @@
+"""The table in params.yaml: which students, families, methods and evaluation sets exist in this commit."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic import model_validator
+
+from distill.project.errors import SettingsError
+from distill.project.settings import Settings, parse, read_yaml
+
+PARAMS = Path("params.yaml")
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_TABLE_KEYS = ("students", "families", "datasets", "methods", "seed")
+
+
+class StudentRow(Settings):
+    """One row of the table of students."""
+
+    family: str
+    """The family whose teacher, data and prompt this student shares; its recipe stands in that profile."""
+
+
+class Table(Settings):
+    """What `dvc repro` builds."""
+
+    students: dict[str, StudentRow]
+    """Student name to its row."""
+    families: dict[str, str]
+    """Family name to where its training rows come from: a file or folder that DVC watches."""
+    datasets: dict[str, str]
+    """Evaluation set to the file or folder that holds it; evalsets/<name>.yaml says how to read it."""
+    methods: list[str]
+    """Methods each student is trained and evaluated with."""
+    seed: int = 0
+    """Every random number is keyed by it."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Table:
+        names = [*self.students, *self.families, *self.datasets, *self.methods]
+        for name in names:
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"the name `{name}` may hold letters, digits, `_` and `-` only, because DVC builds stage names "
+                    "from it (no dots: write opt-1b3)"
+                )
+        for student, row in self.students.items():
+            if row.family not in self.families:
+                known = ", ".join(self.families)
+                raise ValueError(f"student `{student}` names family `{row.family}`; the families are: {known}")
+        if both := self.students.keys() & self.families.keys():
+            raise ValueError(f"`{both.pop()}` is both a student and a family; their folders in runs/ would collide")
+        return self
+
+
+def read_table(path: Path = PARAMS) -> Table:
+    """Read the table. Raises: SettingsError with every fault at once."""
+    content = {k: v for k, v in read_yaml(path).items() if k in _TABLE_KEYS}
+    return parse(content, Table, str(path))
+
+
+def profile_path(family: str) -> Path:
+    """Where a family's profile stands. Raises: SettingsError when there is none."""
+    path = Path("profiles") / f"{family}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise SettingsError(f"family `{family}` has no profile {path}; write it or use one of: {known}")
+    return path
+
+
+def family_of(who: str, table: Table) -> str:
+    """The family of a student, or the family itself. Raises: SettingsError for an unknown name."""
+    if who in table.families:
+        return who
+    if who in table.students:
+        return table.students[who].family
+    known = ", ".join([*table.students, *table.families])
+    raise SettingsError(f"`{who}` is neither a student nor a family of params.yaml; known are: {known}")

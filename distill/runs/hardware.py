@@ -1,0 +1,24 @@
+"""The half of a profile that fits the machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from distill.project.settings import Settings
+
+
+class HardwareSettings(Settings):
+    """What fits the machine and changes no result beyond rounding; never tracked by DVC."""
+
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads; null leaves torch's own choice. Rounding depends on it."""
+    micro_batch: Annotated[int, Field(ge=1)] = 8
+    """Sequences a forward and backward pass; accumulation fills the global batch."""
+    decode_batch: Annotated[int, Field(ge=1)] = 64
+    """Prompts decoded at once."""
+    cache_teacher: bool = True
+    """Keep the teacher's hidden states of all training rows in memory instead of running it every epoch."""
+    save_every: Annotated[int, Field(ge=1)] = 200
+    """Optimiser steps between two stored states of an unfinished run."""

@@ -1,0 +1,97 @@
+"""Unfinished training state: where a killed run goes on from.
+
+Kept in `.resume/<stage>/<fingerprint>/`, outside DVC's outputs, because DVC deletes those before it runs a
+stage. The fingerprint covers settings, inputs and code, so a changed one never resumes from the wrong state.
+Only safetensors and JSON are written; each state is made aside, synced, renamed, and carries checksums: a
+damaged newest state is passed over for the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from distill.project.errors import DataError
+from distill.project.files import fresh_dir, read_json, sha256_file, write_json
+
+RESUME_FOLDER = Path(".resume")
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class State:
+    """One stored state: the step it was taken after, JSON information, and named groups of tensors."""
+
+    step: int
+    info: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of JSON-like `parts` (settings, digests of inputs and code)."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class ResumeStore:
+    """The stored states of one run."""
+
+    def __init__(self, stage: str, fingerprint: str) -> None:
+        """`stage` is the path-like name of the run, e.g. `tiny/minillm`."""
+        self.folder = RESUME_FOLDER / stage / fingerprint
+
+    def save(self, state: State) -> None:
+        """Store a state; the newest few are kept."""
+        target = self.folder / f"step-{state.step:08d}"
+        with fresh_dir(target) as aside:
+            for name, tensors in state.tensors.items():
+                save_file({k: v.contiguous() for k, v in tensors.items()}, aside / f"{name}.safetensors")
+                _sync(aside / f"{name}.safetensors")
+            sums = {f.name: sha256_file(f) for f in sorted(aside.iterdir())}
+            write_json(aside / "state.json", {"step": state.step, "info": state.info, "sha256": sums})
+        for old in self._states()[:-_KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def load(self) -> State | None:
+        """The newest intact state, or None."""
+        for folder in reversed(self._states()):
+            state = _read_state(folder)
+            if state is not None:
+                return state
+            print(f"{folder} is damaged; going back to the state before it")
+        return None
+
+    def clear(self) -> None:
+        """Forget everything, after the run's output is safely written."""
+        shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+    def _states(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
+
+
+def _read_state(folder: Path) -> State | None:
+    index = folder / "state.json"
+    if not index.is_file():
+        return None
+    try:
+        content = read_json(index)
+    except (DataError, UnicodeDecodeError):
+        return None
+    files = content["sha256"]
+    if any(not (folder / n).is_file() or sha256_file(folder / n) != digest for n, digest in files.items()):
+        return None
+    tensors = {Path(name).stem: load_file(folder / name) for name in files}
+    return State(content["step"], content["info"], tensors)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())

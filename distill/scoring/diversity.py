@@ -1,0 +1,30 @@
+"""How varied and how repetitive answers are, by their word n-grams (words: split at white space).
+
+The paper's Dist-4 pools the 4-grams of the whole test set. The share of repeats inside one answer is ours: it
+shows the looping text that a student can fall into while its Rouge-L still looks fair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import fsum
+
+
+def _ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:
+    words = text.split()
+    return zip(*(words[i:] for i in range(n)), strict=False)  # stops at the last whole n-gram
+
+
+def distinct_ngrams(texts: Sequence[str], n: int = 4) -> float | None:
+    """Distinct over all word `n`-grams, pooled over `texts`, ×100 (paper Table 3); None if there are none."""
+    grams = [gram for text in texts for gram in _ngrams(text, n)]
+    return 100 * len(set(grams)) / len(grams) if grams else None
+
+
+def repeated_ngrams(texts: Sequence[str], n: int = 4) -> float | None:
+    """Mean over the answers of the share of their `n`-grams that occurred before in the same answer, ×100.
+
+    Answers shorter than `n` words have no say; None if all are.
+    """
+    shares = [1 - len(set(grams)) / len(grams) for text in texts if (grams := list(_ngrams(text, n)))]
+    return 100 * fsum(shares) / len(shares) if shares else None

@@ -1,0 +1,70 @@
+"""Scores of one model on one evaluation set: means over examples for each seed, then over seeds.
+
+The spread over seeds is the sample standard deviation (n − 1), 0.0 where there is one seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import fsum, sqrt
+from typing import Any
+
+from distill.scoring import diversity, rouge
+from distill.scoring.answers import Answers
+
+_DIGITS = 4
+
+
+def mean_and_std(values: Sequence[float]) -> dict[str, float]:
+    """Mean and sample standard deviation of one number per seed, rounded to 4 decimals."""
+    mean = fsum(values) / len(values)
+    variance = fsum((value - mean) ** 2 for value in values) / (len(values) - 1) if len(values) > 1 else 0.0
+    return {"mean": round(mean, _DIGITS), "std": round(sqrt(variance), _DIGITS)}
+
+
+def _grand_mean(rows: Sequence[Sequence[float]]) -> dict[str, float]:
+    values = [value for row in rows for value in row]
+    return {"mean": round(fsum(values) / len(values), _DIGITS)}
+
+
+def _seed_mean(values: Sequence[float | None]) -> dict[str, float] | None:
+    known = [value for value in values if value is not None]
+    return {"mean": round(fsum(known) / len(known), _DIGITS)} if known else None
+
+
+def score_answers(
+    answers: Answers, processes: int | None = None, advance: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """All scores of one cell of the results table, S seeds × N examples.
+
+    Returns Rouge-L (mean, std over seeds, per seed), exact match, length and truncated share where the
+    answers tell them, distinct-4 and repeated-4 where there are 4-grams, and `per_example` Rouge-L [S][N] in
+    the order of `seeds` and `ids`. Shares and scores are ×100.
+    """
+    count = len(answers.ids)
+    flat = rouge.score_all(
+        [text for row in answers.texts for text in row],
+        answers.references * len(answers.seeds),
+        processes,
+        advance,
+    )
+    per_example = [flat[s * count : (s + 1) * count] for s in range(len(answers.seeds))]
+    per_seed = [fsum(row) / count for row in per_example]
+    matches = [
+        [rouge.exact_match(text, own) for text, own in zip(row, answers.references, strict=True)]
+        for row in answers.texts
+    ]
+    optional = {
+        "response_tokens": answers.tokens and _grand_mean(answers.tokens),
+        "truncated": answers.truncated and _grand_mean([[100.0 * cut for cut in r] for r in answers.truncated]),
+        "distinct_4": _seed_mean([diversity.distinct_ngrams(row) for row in answers.texts]),
+        "repeated_4": _seed_mean([diversity.repeated_ngrams(row) for row in answers.texts]),
+    }
+    return {
+        "rouge_l": {**mean_and_std(per_seed), "per_seed": [round(value, _DIGITS) for value in per_seed]},
+        "exact_match": _grand_mean(matches),
+        **{name: value for name, value in optional.items() if value},
+        "seeds": answers.seeds,
+        "ids": answers.ids,
+        "per_example": [[round(value, _DIGITS) for value in row] for row in per_example],
+    }

@@ -1,0 +1,55 @@
+"""Settings of prompts and tokenizers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from distill.project.references import Reference
+from distill.project.settings import Settings
+
+
+class PromptSettings(Settings):
+    """How an instruction becomes the text a model continues, and how long both may be."""
+
+    with_input: str
+    """Template with `{instruction}` and `{input}`."""
+    without_input: str
+    """Template with `{instruction}` alone, for rows whose input is empty."""
+    max_prompt_tokens: Annotated[int, Field(ge=1)]
+    """Training prompts over this are dropped and counted; evaluation prompts keep their first tokens."""
+    max_response_tokens: Annotated[int, Field(ge=1)]
+    """Responses are cut here, in training and in generation; a cut response has no end-of-sequence token."""
+    chat_template: bool = False
+    """Wrap the rendered text as one user turn with the tokenizer's own chat template."""
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> PromptSettings:
+        if "{instruction}" not in self.with_input or "{input}" not in self.with_input:
+            raise ValueError("`with_input` must contain {instruction} and {input}")
+        if "{instruction}" not in self.without_input:
+            raise ValueError("`without_input` must contain {instruction}")
+        return self
+
+
+class TrainedTokenizer(Settings):
+    """A byte-level BPE learned from the family's own training text."""
+
+    vocab_size: Annotated[int, Field(ge=258)]
+    """Number of tokens, 256 bytes and the end-of-sequence token included."""
+
+
+class TokenizerSettings(Settings):
+    """The one tokenizer a family's teacher and students share: learned here, or taken from somewhere."""
+
+    train: TrainedTokenizer | None = None
+    """Learn it from the training rows and the corpus."""
+    source: Reference | None = None
+    """Take it from a hub id or a folder (a folder may hold just GPT-2's `vocab.json` and `merges.txt`)."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> TokenizerSettings:
+        if (self.train is None) == (self.source is None):
+            raise ValueError("give exactly one of `train` and `source`")
+        return self

@@ -1,0 +1,101 @@
+"""The family's tokenizer: a byte-level BPE learned here, or one taken from a folder or the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from distill.project.errors import ModelError
+from distill.project.references import Reference
+from distill.text.settings import TokenizerSettings
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+def build_tokenizer(settings: TokenizerSettings, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer that `settings` asks for; `texts` is what a new one learns from."""
+    if settings.train is not None:
+        return learn_bpe(texts, settings.train.vocab_size)
+    assert settings.source is not None  # the settings hold exactly one of the two
+    return load_tokenizer(settings.source)
+
+
+def learn_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE like GPT-2's: any text round-trips; one special token ends and pads."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    # pad = eos as for GPT-2: every mask in the project comes from lengths, never from ids.
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(source: Reference | Path) -> PreTrainedTokenizerBase:
+    """Load a saved tokenizer; bare GPT-2 files (`vocab.json`, `merges.txt`) are enough.
+
+    Raises: ModelError, ending with the fix.
+    """
+    reference = source if isinstance(source, Reference) else Reference(path=str(source))
+    if reference.path is not None:
+        folder = Path(reference.path)
+        if not folder.is_dir():
+            raise ModelError(f"the tokenizer folder {folder} does not exist; correct the path")
+        if (folder / "vocab.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+            return _load_gpt2_files(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(reference.name, revision=reference.revision or "main")
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"cannot load the tokenizer {reference} ({reason}); check the name and the revision, "
+            "and that the hub is within reach or the files are in its local cache"
+        ) from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    loaded: PreTrainedTokenizerBase = tokenizer
+    return loaded
+
+
+def _load_gpt2_files(folder: Path) -> PreTrainedTokenizerBase:
+    merges = folder / "merges.txt"
+    if not merges.is_file():
+        raise ModelError(f"{folder} has vocab.json but no merges.txt; put GPT-2's merges.txt beside it")
+    tokenizer: PreTrainedTokenizerBase = GPT2Tokenizer(
+        vocab=str(folder / "vocab.json"),
+        merges=str(merges),
+        eos_token=END_OF_TEXT,
+        bos_token=END_OF_TEXT,
+        unk_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+    )
+    return tokenizer
+
+
+def require_same_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
+    """Refuse two tokenizers that disagree on any token; padded vocabulary rows beyond them do not matter.
+
+    Raises: ModelError naming differing tokens, and SeqKD as the method that still works.
+    """
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    differing = [t for t in sorted(ours.keys() | theirs.keys()) if ours.get(t) != theirs.get(t)]
+    if differing:
+        shown = ", ".join(repr(token) for token in differing[:5])
+        raise ModelError(
+            f"teacher and student tokenizers differ in {len(differing)} tokens ({shown}, …): KD and MiniLLM "
+            "compare distributions token by token and need one tokenizer; use a student of the teacher's "
+            "family, or train this one by SeqKD (`methods: [sft, seqkd]`)"
+        )

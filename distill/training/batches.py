@@ -1,0 +1,63 @@
+"""The rows of supervised training, in an order keyed by (seed, epoch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch.utils.data import Dataset, Sampler
+
+from distill.project.errors import TrainingError
+from distill.project.randomness import permutation
+from distill.text.examples import Example
+
+_BATCHES_SORTED_TOGETHER = 8
+
+
+class ExampleDataset(Dataset[Example]):
+    """Prepared rows as torch sees them."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        """`examples` in file order.
+
+        Raises: TrainingError when no row has a response token to learn (trap 9).
+        """
+        if not any(example.response_ids for example in examples):
+            raise TrainingError("no row has a response token to train on; check the prepared data's report.json")
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]
+
+
+class KeyedSampler(Sampler[int]):
+    """Rows in an order that (seed, epoch) fixes, batches of similar length together.
+
+    Eight batches at a time are sorted by length, then the batches are shuffled: little padding, little bias.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        """`batch_size` is the global batch, so that the micro-batch does not change the order."""
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the training loop before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        order = permutation(len(self.lengths), self.seed, "rows", self.epoch)
+        pool = self.batch_size * _BATCHES_SORTED_TOGETHER
+        batches: list[list[int]] = []
+        for start in range(0, len(order), pool):
+            near = sorted(order[start : start + pool], key=self.lengths.__getitem__)
+            batches += [near[i : i + self.batch_size] for i in range(0, len(near), self.batch_size)]
+        # A short last batch stays last, or every batch after it would be cut across two.
+        tail = [b for b in batches if len(b) < self.batch_size]
+        whole = [b for b in batches if len(b) == self.batch_size]
+        shuffled = [whole[i] for i in permutation(len(whole), self.seed, "batches", self.epoch)]
+        yield from (row for batch in shuffled + tail for row in batch)

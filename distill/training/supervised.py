@@ -1,0 +1,256 @@
+"""Supervised training (SFT, KD, SeqKD, pretraining): transformers' Trainer with our loss, order and selection.
+
+What is ours: the loss is an objective's per-token loss over response tokens divided by the global count of
+them (trap 3); validation samples responses and scores Rouge-L; rows come in a keyed order. The rest (AdamW,
+schedule, accumulation, resume after a kill) is the Trainer's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from distill.models.parts import backbone, head, shared_vocabulary
+from distill.project.errors import TrainingError
+from distill.project.progress import Progress
+from distill.runs.curves import Curves
+from distill.runs.hardware import HardwareSettings
+from distill.text.batches import IGNORED, collate
+from distill.text.examples import Example
+from distill.training.batches import ExampleDataset, KeyedSampler
+from distill.training.settings import SupervisedSettings
+
+Validate = Callable[[PreTrainedModel], dict[str, float]]
+
+
+class Objective(Protocol):
+    """What a module in `distill/objectives/` offers."""
+
+    NEEDS_TEACHER: bool
+
+    def token_losses(
+        self, settings: Any, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor
+    ) -> Tensor:
+        """Loss of each response token, [N]."""
+
+
+class TeacherSignal:
+    """The teacher's distribution at response tokens, from hidden states kept once or computed each time."""
+
+    def __init__(self, teacher: PreTrainedModel, examples: Sequence[Example], batch: int, keep: bool) -> None:
+        """Run the teacher over all examples now when `keep`; its hidden states stay on the CPU."""
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.kept: dict[int, Tensor] = {}
+        if keep:
+            ordered = sorted(examples, key=lambda e: len(e.prompt_ids) + len(e.response_ids))
+            for start in range(0, len(ordered), batch):
+                group = ordered[start : start + batch]
+                inputs = {k: v.to(teacher.device) for k, v in collate(group).items()}
+                pieces = self._hidden(inputs).split([len(e.response_ids) for e in group])
+                self.kept.update((e.index, piece.cpu()) for e, piece in zip(group, pieces, strict=True))
+
+    def logits(self, inputs: dict[str, Tensor], vocabulary: int) -> Tensor:
+        """Teacher logits [N, vocabulary] at the tokens that `labels` marks."""
+        with torch.no_grad():
+            if self.kept:
+                hidden = torch.cat([self.kept[row] for row in inputs["rows"].tolist()]).to(self.teacher.device)
+            else:
+                hidden = self._hidden(inputs)
+            logits: Tensor = head(self.teacher)(hidden)[:, :vocabulary]
+        return logits
+
+    @torch.no_grad()
+    def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
+        states = backbone(self.teacher)(
+            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+        ).last_hidden_state
+        kept: Tensor = states[:, :-1][inputs["labels"][:, 1:] != IGNORED]
+        return kept
+
+
+class SupervisedTrainer(Trainer):
+    """Trainer with an objective of ours. `validate` returns `loss` and `rouge_l`."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        arguments: TrainingArguments,
+        examples: Sequence[Example],
+        settings: SupervisedSettings,
+        objective: Objective,
+        teacher: TeacherSignal | None,
+        validate: Validate | None,
+        curves: Curves,
+        progress: Progress,
+        seed: int,
+    ) -> None:
+        """See `train_supervised`, which is the way in."""
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=ExampleDataset(examples),
+            eval_dataset=ExampleDataset(examples[:1]),  # never read: `evaluate` below is ours
+            data_collator=collate,
+            callbacks=[_Watch(curves, progress)],
+        )
+        self.remove_callback(PrinterCallback)
+        self.model_accepts_loss_kwargs = True  # the loss below divides by the global token count itself
+        self.settings, self.teacher = settings, teacher
+        self.objective: Objective = objective
+        self.validate, self.curves, self.seed = validate, curves, seed
+        self.vocabulary = shared_vocabulary(model, teacher.teacher) if teacher else None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        assert isinstance(self.train_dataset, ExampleDataset)
+        lengths = [len(e.prompt_ids) + len(e.response_ids) for e in self.train_dataset.examples]
+        return KeyedSampler(lengths, self.settings.batch_size, self.seed)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Sum of token losses over the global number of response tokens of this optimiser step."""
+        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
+        labels = inputs["labels"][:, 1:]
+        kept = labels != IGNORED
+        if not kept.any():
+            raise TrainingError(
+                "a batch has no response token to train on; raise `prompt.max_response_tokens` or drop empty rows"
+            )
+        teacher_logits = None
+        if self.teacher is not None and self.vocabulary is not None:
+            teacher_logits = self.teacher.logits(inputs, self.vocabulary)
+        losses = self.objective.token_losses(
+            self.settings, logits[kept][:, : self.vocabulary], teacher_logits, labels[kept]
+        )
+        count = num_items_in_batch if num_items_in_batch is not None else losses.numel()
+        loss = losses.sum() / count
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"step {self.state.global_step}: the loss is {loss.item()}; lower `learning_rate` "
+                f"(now {self.settings.learning_rate}) or raise `warmup_steps`"
+            )
+        return (loss, {}) if return_outputs else loss
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Our validation in place of a loss over an evaluation set."""
+        assert self.validate is not None and isinstance(self.model, PreTrainedModel)
+        found = self.validate(self.model)
+        self.curves.add(self.state.global_step, **{f"valid_{name}": value for name, value in found.items()})
+        metrics = {f"eval_{name}": value for name, value in found.items()}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class _Watch(TrainerCallback):
+    """Curves and progress out of the Trainer's logs."""
+
+    def __init__(self, curves: Curves, progress: Progress) -> None:
+        self.curves, self.progress = curves, progress
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        shown = {"loss": value} if (value := self.curves.last("loss")) is not None else {}
+        self.progress.advance(1, **shown)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        names = ("loss", "grad_norm", "learning_rate")
+        self.curves.add(state.global_step, **{n: float(logs[n]) for n in names if logs and n in logs})
+
+
+def train_supervised(
+    name: str,
+    model: PreTrainedModel,
+    examples: Sequence[Example],
+    settings: SupervisedSettings,
+    objective: Objective,
+    hardware: HardwareSettings,
+    scratch: Path,
+    seed: int,
+    teacher: PreTrainedModel | None = None,
+    validate: Validate | None = None,
+) -> Curves:
+    """Train `model` in place and leave it with the selected weights; unfinished state lives in `scratch`.
+
+    Raises: TrainingError when there is nothing to train on or the loss is not finite.
+    """
+    steps_an_epoch = -(-len(examples) // settings.batch_size)
+    arguments = _arguments(settings, hardware, scratch, seed, steps_an_epoch, validate is not None)
+    signal = None
+    if objective.NEEDS_TEACHER:
+        if teacher is None:
+            raise TrainingError(f"{name} needs a teacher; run its teacher stage first (`dvc repro`)")
+        signal = TeacherSignal(teacher, examples, hardware.micro_batch, hardware.cache_teacher)
+    curves = Curves()
+    last = get_last_checkpoint(str(scratch)) if scratch.is_dir() else None
+    start = int(last.rsplit("-", 1)[1]) if last else 0
+    with Progress(name, steps_an_epoch * settings.epochs, start=start) as progress:
+        trainer = SupervisedTrainer(
+            model, arguments, examples, settings, objective, signal, validate, curves, progress, seed
+        )
+        trainer.train(resume_from_checkpoint=last)
+    model.eval()
+    return curves
+
+
+def _arguments(
+    settings: SupervisedSettings,
+    hardware: HardwareSettings,
+    scratch: Path,
+    seed: int,
+    steps_an_epoch: int,
+    validated: bool,
+) -> TrainingArguments:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    micro = min(hardware.micro_batch, settings.batch_size // processes)
+    if settings.batch_size % (micro * processes):
+        raise TrainingError(
+            f"`batch_size` {settings.batch_size} is not a multiple of micro_batch {micro} x {processes} processes; "
+            "change `hardware.micro_batch`"
+        )
+    every = settings.evaluate_every * steps_an_epoch
+    kept: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no"}
+    if validated:
+        kept = {
+            "eval_strategy": "steps",
+            "eval_steps": every,
+            "save_strategy": "steps",
+            "save_steps": every,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": f"eval_{settings.select}",
+            "greater_is_better": settings.select == "rouge_l",
+        }
+    return TrainingArguments(
+        output_dir=str(scratch),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=settings.batch_size // (micro * processes),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr": min(settings.min_learning_rate, settings.learning_rate)},
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optim="adamw_torch",
+        seed=seed,
+        save_total_limit=2,
+        logging_steps=max(1, steps_an_epoch // 4),
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=False,
+        log_level="error",
+        **kept,
+    )

@@ -1,0 +1,6 @@
+"""The embedded toy data: an instruction corpus and documents over a small invented world."""
+
+from distill.world.build import World, WorldSettings, build_world
+from distill.world.drafts import Row
+
+__all__ = ["Row", "World", "WorldSettings", "build_world"]

@@ -1,0 +1,80 @@
+"""DVC stage: the model a teacher or student starts from.
+
+A model taken from somewhere is only pointed to; a fresh one is initialised and pretrained on the corpus.
+
+    python -m stages.base <family|student>
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from distill.models.checkpoints import RunRecord, copy_tokenizer, save_checkpoint
+from distill.models.loading import REFERENCE_FILE, initialise_model, load_model
+from distill.models.settings import ModelSettings, PretrainSettings
+from distill.objectives import sft
+from distill.project.errors import run_stage
+from distill.project.files import fresh_dir, write_json
+from distill.project.randomness import key, rng
+from distill.text.examples import Example, read_documents
+from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
+from distill.training.supervised import train_supervised
+from stages.experiment import read_experiment
+
+
+def main() -> None:
+    """Write runs/<who>/base."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("who", help="a family (its teacher's base) or a student")
+    experiment = read_experiment(parser.parse_args().who, "base")
+    settings = experiment.settings(ModelSettings, "model")
+    record = RunRecord()
+    tokenizer = experiment.tokenizer()
+    if settings.source is not None:
+        # Seconds of loading now, rather than a failure after the teacher's hours.
+        require_same_tokenizer(tokenizer, load_tokenizer(settings.source))
+        load_model(settings.source, experiment.dtype)
+        with fresh_dir(experiment.output) as aside:
+            write_json(aside / REFERENCE_FILE, settings.source.model_dump())
+            copy_tokenizer(experiment.data / "tokenizer", aside)
+    else:
+        assert settings.init is not None  # the settings hold exactly one of the two
+        model = initialise_model(settings.init, tokenizer, key(experiment.seed, "weights", experiment.who) % 2**32)
+        if settings.pretrain is not None:
+            pretrain, corpus = settings.pretrain, experiment.data / "corpus.parquet"
+            ids = tokenizer(read_documents(corpus))["input_ids"]
+            examples = windows(ids, tokenizer.eos_token_id, pretrain, experiment.seed)
+            scratch = Path(".resume") / experiment.name / experiment.fingerprint(settings, corpus)
+            supervised = sft.ObjectiveSettings(
+                learning_rate=pretrain.learning_rate,
+                batch_size=pretrain.batch_size,
+                epochs=1,
+                warmup_steps=pretrain.steps // 20,
+            )
+            train_supervised(
+                experiment.name,
+                model,
+                examples,
+                supervised,
+                sft,
+                experiment.hardware,
+                scratch,
+                experiment.seed,
+            )
+        save_checkpoint(model, tokenizer, experiment.output, experiment.meta(settings))
+    record.write(Path(f"{experiment.output}.run.json"))
+
+
+def windows(documents: list[list[int]], eos_id: int, pretrain: PretrainSettings, seed: int) -> list[Example]:
+    """`steps * batch_size` windows of the corpus at keyed places; every token but the first is predicted."""
+    stream = [token for document in documents for token in (*document, eos_id)]
+    random = rng(seed, "pretraining windows")
+    length = min(pretrain.sequence_length, len(stream) - 1)
+    starts = [random.randrange(len(stream) - length) for _ in range(pretrain.steps * pretrain.batch_size)]
+    pieces = [stream[start : start + length] for start in starts]
+    return [Example(i, piece[:1], piece[1:], "") for i, piece in enumerate(pieces)]
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,149 @@
+"""Validate every setting before any work: the table, the profiles, the evaluation sets; all faults at once.
+
+python -m stages.check            what params.yaml names
+python -m stages.check --all      every profile and evaluation set in the repository too
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distill.data.evalset import EvalSetSettings
+from distill.data.settings import DataSettings
+from distill.generation.settings import EvaluationSettings, PseudoSettings
+from distill.minillm.settings import MiniLLMSettings
+from distill.models.settings import Dtype, ModelSettings
+from distill.objectives.kd import ObjectiveSettings as KDSettings
+from distill.objectives.seqkd import ObjectiveSettings as SeqKDSettings
+from distill.objectives.sft import ObjectiveSettings as SFTSettings
+from distill.project.errors import SettingsError, run_stage
+from distill.project.settings import Settings, parse, read_yaml, section
+from distill.project.table import PARAMS, Table, profile_path, read_table
+from distill.runs.hardware import HardwareSettings
+from distill.text.settings import PromptSettings, TokenizerSettings
+
+
+class TeacherRecipe(Settings):
+    """`recipe.teacher`."""
+
+    model: ModelSettings
+    sft: SFTSettings
+
+
+class StudentRecipe(Settings):
+    """`recipe.students.<name>`: the model, and a section for each method."""
+
+    model: ModelSettings
+    init: SFTSettings
+    sft: SFTSettings
+    kd: KDSettings
+    seqkd: SeqKDSettings
+    minillm: MiniLLMSettings
+    seqkd_multi: SeqKDSettings
+    single_step: MiniLLMSettings
+
+
+class Recipe(Settings):
+    """`recipe`: what DVC tracks of a profile."""
+
+    note: str | None = None
+    dtype: Dtype
+    data: DataSettings
+    prompt: PromptSettings
+    tokenizer: TokenizerSettings
+    teacher: TeacherRecipe
+    pseudo: PseudoSettings
+    students: dict[str, StudentRecipe]
+
+
+class Profile(Settings):
+    """profiles/<family>.yaml."""
+
+    recipe: Recipe
+    hardware: HardwareSettings = HardwareSettings()
+
+
+def main() -> None:
+    """Print what was found sound, or every fault at once."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", help="every profile and evaluation set, used or not")
+    everything = parser.parse_args().all
+    faults: list[str] = []
+    table = _attempt(faults, read_table)
+    _attempt(faults, lambda: section(PARAMS, "evaluation", EvaluationSettings))
+    families = set(table.families) if table else set()
+    names = {p.stem for p in Path("profiles").glob("*.yaml")} if everything else set()
+    profiles = {name: _attempt(faults, lambda n=name: read_profile(n)) for name in sorted(families | names)}
+    sets = set(table.datasets) if table else set()
+    sets |= {p.stem for p in Path("evalsets").glob("*.yaml")} if everything else set()
+    for name in sorted(sets):
+        _attempt(faults, lambda n=name: read_evalset(n))
+    if table is not None:
+        faults += cross_faults(table, profiles)
+    if faults:
+        raise SettingsError("the settings have faults:\n  " + "\n  ".join(faults))
+    print(f"settings: {len(profiles)} profile(s) and {len(sets)} evaluation set(s) are sound")
+
+
+def _attempt(faults: list[str], read: Callable[..., Any]) -> Any:
+    """What `read` returns, or None with its faults noted."""
+    try:
+        return read()
+    except SettingsError as error:
+        faults.append(str(error))
+        return None
+
+
+def read_profile(family: str) -> Profile:
+    """A whole profile. Raises: SettingsError with all its faults, a key that params.yaml has too among them."""
+    path = profile_path(family)
+    content = read_yaml(path)
+    recipe = content.get("recipe")
+    inside = set(content) | (set(recipe) if isinstance(recipe, dict) else set())
+    if twice := sorted(inside & set(read_yaml(PARAMS)) - {"students"}):
+        raise SettingsError(
+            f"{path}: {', '.join(twice)} stand(s) in {PARAMS} too; a setting lives in one place: keep one"
+        )
+    return parse(content, Profile, str(path))
+
+
+def read_evalset(name: str) -> EvalSetSettings:
+    """One evaluation set's description. Raises: SettingsError."""
+    path = Path("evalsets") / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise SettingsError(f"evaluation set `{name}` has no {path}; write it or use one of: {known}")
+    return parse(read_yaml(path), EvalSetSettings, str(path))
+
+
+def cross_faults(table: Table, profiles: dict[str, Profile | None]) -> list[str]:
+    """Faults that no single section shows."""
+    faults = []
+    for student, row in table.students.items():
+        profile = profiles.get(row.family)
+        if profile is not None and student not in profile.recipe.students:
+            known = ", ".join(profile.recipe.students)
+            faults.append(
+                f"student `{student}` has no recipe in profiles/{row.family}.yaml; add recipe.students.{student} "
+                f"or use one of: {known}"
+            )
+    blocks = read_yaml(Path("dvc.yaml"))["stages"]
+    faults += [
+        f"{PARAMS}: method `{method}` has no stage in dvc.yaml; add its block or use one of: "
+        + ", ".join(name for name in StudentRecipe.model_fields if name not in ("model", "init"))
+        for method in table.methods
+        if method not in blocks
+    ]
+    for kind, places in (("families", table.families), ("datasets", table.datasets)):
+        for name, place in places.items():
+            # What lies below data/ is made by the pipeline itself.
+            if not place.startswith("data/") and not Path(place).exists():
+                faults.append(f"{PARAMS}: {kind}.{name}: {place} does not exist; correct the path or fetch the data")
+    return faults
+
+
+if __name__ == "__main__":
+    run_stage(main)

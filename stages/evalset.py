@@ -1,0 +1,38 @@
+"""Bring an evaluation set into the form that the later stages read.
+
+Run: `python -m stages.evalset toy_id`
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from distill.data.evalset import EvalSetSettings, as_examples, audit_evalset, read_evalset
+from distill.data.screen import draw_evalset
+from distill.project.errors import run_stage
+from distill.project.files import write_json, write_jsonl
+from distill.project.settings import lookup, parse, read_yaml
+
+PARAMS = Path("params.yaml")
+
+
+def main() -> None:
+    """Write evaluation/<set>.jsonl and evaluation/<set>.report.json."""
+    parser = argparse.ArgumentParser(prog="python -m stages.evalset", description=__doc__.splitlines()[0])
+    parser.add_argument("set")
+    name = parser.parse_args().set
+    path = Path(str(lookup(read_yaml(PARAMS), f"datasets.{name}", PARAMS)))
+    description = Path(f"evalsets/{name}.yaml")
+    settings = parse(read_yaml(description), EvalSetSettings, str(description))
+    split = read_evalset(settings, path)
+    report = audit_evalset(name, settings, split)
+    write_json(Path(f"evaluation/{name}.report.json"), report)
+    write_jsonl(Path(f"evaluation/{name}.jsonl"), as_examples(split))
+    Console().print(draw_evalset(name, report))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,144 @@
+"""What every model stage needs to know, read once: whose run it is, its profile, its folders, its machine."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from distill.generation.settings import EvaluationSettings
+from distill.generation.validation import Validation
+from distill.models.checkpoints import quiet_libraries
+from distill.models.loading import load_model
+from distill.models.settings import Dtype
+from distill.project.files import sha256_tree
+from distill.project.settings import S, Settings, lookup, parse, read_yaml, section
+from distill.project.table import PARAMS, family_of, profile_path, read_table
+from distill.runs.hardware import HardwareSettings
+from distill.runs.limits import RowLimits
+from distill.runs.resume import fingerprint
+from distill.text.examples import read_examples
+from distill.text.settings import PromptSettings
+from distill.text.tokenizers import load_tokenizer
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A stage's view of the table and of one family's profile."""
+
+    who: str
+    what: str
+    family: str
+    profile: Path
+    seed: int
+    dtype: Dtype
+    prompt: PromptSettings
+    evaluation: EvaluationSettings
+    hardware: HardwareSettings
+
+    @property
+    def name(self) -> str:
+        """DVC's name of the stage."""
+        return f"{self.what}@{self.who}"
+
+    @property
+    def data(self) -> Path:
+        """The family's prepared data."""
+        return Path("data") / self.family
+
+    @property
+    def output(self) -> Path:
+        """The checkpoint this stage writes."""
+        return Path("runs") / self.who / self.what
+
+    @property
+    def teacher(self) -> Path:
+        """The family's finished teacher."""
+        return Path("runs") / self.family / "teacher"
+
+    @property
+    def recipe(self) -> str:
+        """Where this stage's own settings stand in the profile."""
+        if self.who == self.family:
+            return "recipe.teacher"
+        return f"recipe.students.{self.who}"
+
+    def settings(self, model: type[S], name: str | None = None) -> S:
+        """Read the stage's section of the profile, or the section `name` beside it."""
+        own = "sft" if self.what == "teacher" else self.what
+        return section(self.profile, f"{self.recipe}.{name or own}", model)
+
+    def meta(self, settings: Settings) -> dict[str, object]:
+        """What the weights follow from, for the checkpoint's meta.json."""
+        return {
+            "who": self.who,
+            "what": self.what,
+            "seed": self.seed,
+            "settings": settings.model_dump(mode="json"),
+            "prompt": self.prompt.model_dump(mode="json"),
+        }
+
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that the family shares."""
+        return load_tokenizer(self.data / "tokenizer")
+
+    def load(self, folder: Path) -> PreTrainedModel:
+        """A model in the recipe's precision on this machine's device."""
+        model = load_model(folder, self.dtype)
+        torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
+        return model
+
+    def validation(self, tokenizer: PreTrainedTokenizerBase) -> Validation:
+        """The validation split with the decoding of the final evaluation (trap 11)."""
+        return Validation(
+            read_examples(self.data / "valid.parquet"),
+            tokenizer,
+            self.evaluation.sampling,
+            self.prompt.max_response_tokens,
+            self.hardware.decode_batch,
+            self.seed,
+        )
+
+    @property
+    def rows(self) -> RowLimits:
+        """How many training rows the teacher and the students see."""
+        data = lookup(read_yaml(self.profile), "recipe.data", self.profile)
+        return parse(data.get("rows") or {}, RowLimits, f"{self.profile}: recipe.data.rows")
+
+    def fingerprint(self, settings: object, *inputs: Path) -> str:
+        """What an unfinished run must share with this one to be continued: settings, inputs, code."""
+        digests = [sha256_tree(path) for path in inputs]
+        code = [sha256_tree(path) for path in sorted(Path("distill").rglob("*.py"))]
+        return fingerprint(str(settings), self.seed, self.dtype, digests, code)
+
+
+def read_experiment(who: str, what: str) -> Experiment:
+    """Read what `who` (a student or a family) and `what` stand for, and set up this process for it.
+
+    Raises: SettingsError for unknown names and bad settings.
+    """
+    table = read_table()
+    family = family_of(who, table)
+    profile = profile_path(family)
+    content = read_yaml(profile)
+    hardware = parse(content.get("hardware") or {}, HardwareSettings, f"{profile}: hardware")
+    if hardware.threads is not None:
+        torch.set_num_threads(hardware.threads)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
+    quiet_libraries()
+    return Experiment(
+        who=who,
+        what=what,
+        family=family,
+        profile=profile,
+        seed=table.seed,
+        dtype=lookup(content, "recipe.dtype", profile),
+        prompt=section(profile, "recipe.prompt", PromptSettings),
+        evaluation=section(PARAMS, "evaluation", EvaluationSettings),
+        hardware=hardware,
+    )

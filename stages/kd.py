@@ -1,0 +1,21 @@
+"""DVC stage: word-level knowledge distillation on the data's responses, from the pretrained base.
+
+python -m stages.kd <family|student> <name>
+"""
+
+from __future__ import annotations
+
+from distill.objectives import kd
+from distill.project.errors import run_stage
+from stages.supervised import parse_experiment, read_train_rows, train, train_file
+
+
+def main() -> None:
+    """Write runs/<who>/<name>."""
+    experiment = parse_experiment(__doc__)
+    settings = experiment.settings(kd.ObjectiveSettings)
+    train(experiment, kd, settings, train_file(experiment), lambda: read_train_rows(experiment))
+
+
+if __name__ == "__main__":
+    run_stage(main)

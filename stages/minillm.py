@@ -1,0 +1,71 @@
+"""DVC stage: MiniLLM (Algorithm 1), from the student after SFT with the lowest validation loss.
+
+python -m stages.minillm <student> <name>        name: the section of the profile, e.g. minillm, single_step
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from distill.minillm.loop import Machine, MiniLLMRun, Task
+from distill.minillm.plaintext import token_stream
+from distill.minillm.settings import MiniLLMSettings
+from distill.minillm.state import restore, store
+from distill.models.checkpoints import RunRecord, save_checkpoint
+from distill.project.errors import run_stage
+from distill.project.progress import Progress
+from distill.runs.resume import ResumeStore
+from distill.text.examples import read_documents, read_examples
+from stages.experiment import read_experiment
+
+
+def main() -> None:
+    """Write runs/<student>/<name>, its curves and its run record with the cost ledger."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("student")
+    parser.add_argument("name")
+    arguments = parser.parse_args()
+    experiment = read_experiment(arguments.student, arguments.name)
+    settings = experiment.settings(MiniLLMSettings)
+    hardware = experiment.hardware
+    data = [experiment.data / name for name in ("train.parquet", "valid.parquet")]
+    record = RunRecord()
+    tokenizer = experiment.tokenizer()
+    init = Path("runs") / experiment.who / "init"
+    eos_id = int(tokenizer.eos_token_id)
+    plain_text = None
+    if settings.lm_coef:
+        documents = read_documents(experiment.data / "corpus.parquet")
+        plain_text = token_stream(tokenizer(documents)["input_ids"], eos_id)
+    examples = read_examples(data[0], experiment.rows.student)
+    run = MiniLLMRun(
+        experiment.load(init),
+        experiment.load(experiment.teacher),
+        Task([e.prompt_ids for e in examples], experiment.prompt.max_response_tokens, eos_id, plain_text),
+        settings,
+        Machine(hardware.micro_batch, hardware.decode_batch),
+        experiment.seed,
+        experiment.validation(tokenizer),
+    )
+    fingerprint = experiment.fingerprint(settings, *data, init, experiment.teacher)
+    states = ResumeStore(experiment.name, fingerprint)
+    restore(run, states)
+    with Progress(experiment.name, settings.max_steps, start=run.step) as progress:
+
+        def after_step(run: MiniLLMRun) -> None:
+            shown = {n: v for n in ("loss", "reverse_kl", "valid_rouge_l") if (v := run.curves.last(n)) is not None}
+            progress.advance(1, **shown)
+            if run.step % hardware.save_every == 0 and run.step < settings.max_steps:
+                store(run, states)
+
+        run.train(after_step)
+    best = {"best_step": run.best_step, "best_valid_rouge_l": round(run.best_rouge, 4)}
+    save_checkpoint(run.student, tokenizer, experiment.output, {**experiment.meta(settings), **best})
+    run.curves.write(Path(f"{experiment.output}.curves"))
+    record.write(Path(f"{experiment.output}.run.json"), cost=run.ledger.summary())
+    states.clear()
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,71 @@
+"""Supervised training of a teacher or student: what stages/sft.py, kd.py and seqkd.py share."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from distill.models.checkpoints import RunRecord, save_checkpoint
+from distill.text.examples import Example, read_examples
+from distill.training.settings import SupervisedSettings
+from distill.training.supervised import Objective, train_supervised
+from stages.experiment import Experiment, read_experiment
+
+
+def parse_experiment(description: str | None) -> Experiment:
+    """The experiment that the command line `<who> <name>` names."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("who", help="a family (for its teacher) or a student")
+    parser.add_argument("name", help="the section of the profile, and the folder written")
+    arguments = parser.parse_args()
+    return read_experiment(arguments.who, arguments.name)
+
+
+def train_file(experiment: Experiment) -> Path:
+    """The data's own responses."""
+    return experiment.data / "train.parquet"
+
+
+def read_train_rows(experiment: Experiment) -> list[Example]:
+    """The rows this stage learns from: teacher and students may see different numbers of them."""
+    rows = experiment.rows
+    return read_examples(train_file(experiment), rows.teacher if experiment.who == experiment.family else rows.student)
+
+
+def train(
+    experiment: Experiment,
+    objective: Objective,
+    settings: SupervisedSettings,
+    source: Path,
+    read_rows: Callable[[], list[Example]],
+) -> None:
+    """Write runs/<who>/<name>, its curves and its run record; `source` is the file the rows come from."""
+    record = RunRecord()
+    tokenizer = experiment.tokenizer()
+    base = Path("runs") / experiment.who / "base"
+    inputs = [source, experiment.data / "valid.parquet", base]
+    teacher = None
+    if objective.NEEDS_TEACHER:
+        inputs.append(experiment.teacher)
+        teacher = experiment.load(experiment.teacher)
+    scratch = Path(".resume") / experiment.name / experiment.fingerprint(settings, *inputs)
+    model = experiment.load(base)
+    examples = read_rows()
+    curves = train_supervised(
+        experiment.name,
+        model,
+        examples,
+        settings,
+        objective,
+        experiment.hardware,
+        scratch,
+        experiment.seed,
+        teacher=teacher,
+        validate=experiment.validation(tokenizer),
+    )
+    save_checkpoint(model, tokenizer, experiment.output, {**experiment.meta(settings), "rows": len(examples)})
+    curves.write(Path(f"{experiment.output}.curves"))
+    record.write(Path(f"{experiment.output}.run.json"))
+    shutil.rmtree(scratch.parent, ignore_errors=True)

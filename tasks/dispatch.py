@@ -1,0 +1,85 @@
+"""A schedule's nodes as Prefect tasks: `tasks.schedule` decides, `tasks.reproduce` does, the UI shows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from prefect.futures import PrefectFuture, wait
+
+from tasks.graph import Graph
+from tasks.leases import Lease, Slots
+from tasks.reproduce import Place, reproduce, settle
+from tasks.schedule import Ending, Finish, Node, Outcome, run_nodes
+
+_WHY = {
+    Outcome.UP_TO_DATE: "DVC found nothing changed",
+    Outcome.NOT_READY: "a stage it needs failed",
+    Outcome.CANCELLED: "the run was stopped before this stage began",
+}
+
+
+def nodes_of(graph: Graph, clone: str, prefix: str = "") -> list[Node]:
+    """A graph's stages as the nodes of a schedule; `prefix` makes their keys unique in a sweep."""
+    return [
+        Node(
+            key=prefix + stage.name,
+            stage=stage,
+            clone=clone,
+            after=tuple(prefix + name for name in stage.upstream),
+            changed=stage.name in graph.changed,
+        )
+        for stage in graph.stages.values()
+    ]
+
+
+def dispatch(
+    nodes: Iterable[Node],
+    slots: Slots,
+    places: Mapping[str, Place],
+    stop: threading.Event,
+    claim: Callable[[Node], bool] = lambda _: True,
+    unclaim: Callable[[Node], None] = lambda _: None,
+) -> dict[str, Ending]:
+    """Run `nodes` as tasks of the current flow run; how each ended, by key.
+
+    `places` gives the place of each clone. Whatever interrupts this function, no stage is left running when
+    it returns or raises.
+    """
+    futures: dict[str, PrefectFuture[Any]] = {}
+
+    def start(node: Node, lease: Lease, finish: Finish) -> None:
+        task = reproduce.with_options(name=node.stage.name, task_run_name=node.key, retries=node.stage.retries)
+        future = task.submit(node.stage, places[node.clone], lease, wait_for=above(node), return_state=False)
+        futures[node.key] = future
+        future.add_done_callback(lambda done: _tell(done, node, finish, unclaim))
+
+    def show(node: Node, outcome: Outcome) -> None:
+        task = settle.with_options(name=node.stage.name, task_run_name=node.key)
+        futures[node.key] = task.submit(outcome, _WHY[outcome], wait_for=above(node), return_state=False)
+
+    def above(node: Node) -> list[PrefectFuture[Any]]:
+        return [futures[key] for key in node.after]  # finished long ago: only the UI's arrows need them
+
+    try:
+        return run_nodes(nodes, slots, start, show, stop.is_set, claim)
+    finally:
+        # Also on SIGTERM, which Prefect turns into an exception: the stages end first, then the run.
+        stop.set()
+        wait(list(futures.values()))
+
+
+def _tell(done: PrefectFuture[Any], node: Node, finish: Finish, unclaim: Callable[[Node], None]) -> None:
+    outcome, message = Outcome.FAILED, "Prefect lost this task; run the same command again"
+    try:
+        done.wait()
+        state = done.state
+        message = state.message or ""
+        if state.is_cancelled():
+            outcome = Outcome.CANCELLED
+        elif state.is_completed():
+            outcome = Outcome(state.name or "")
+    finally:  # whatever happens here, the schedule must not wait for ever
+        unclaim(node)
+        finish(outcome, message)

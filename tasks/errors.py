@@ -1,0 +1,7 @@
+"""The errors of the orchestration that a person is meant to read; each ends with the fix."""
+
+from __future__ import annotations
+
+
+class RebuildError(Exception):
+    """A rebuild that cannot start or go on; the message ends with what to do."""

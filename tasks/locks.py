@@ -1,0 +1,139 @@
+"""One rebuild per clone, and what a killed one leaves behind: its record here, entries in DVC's lock file."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_LOCK = Path(".dvc/tmp/rebuild.lock")
+_SECONDS_BETWEEN_NOTES = 30.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a clone."""
+
+    pid: int
+    host: str
+    started: str
+    flow_run: str
+    """Id of the Prefect flow run."""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.started} (flow run {self.flow_run})"
+
+
+@dataclass(frozen=True)
+class Clone:
+    """A clone this process holds."""
+
+    root: Path
+    descriptor: int
+    """The lock; stages inherit it, so that the clone is free only when the last of them is gone."""
+    left_behind: Holder | None
+    """The holder before us, if it died without letting go."""
+
+
+@contextlib.contextmanager
+def hold_clone(
+    root: Path, flow_run: str, say: Callable[[str], None], stopped: Callable[[], bool]
+) -> Iterator[Clone | None]:
+    """Hold the clone at `root`; wait for whoever holds it, saying who; None if `stopped()` while waiting."""
+    path = root / _LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if not _wait(descriptor, path, say, stopped):
+            yield None
+            return
+        before = _read_holder(path)
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        _write(descriptor, json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), now, flow_run))))
+        try:
+            yield Clone(root, descriptor, before)
+        finally:
+            _write(descriptor, "")
+    finally:
+        os.close(descriptor)
+
+
+def _wait(descriptor: int, path: Path, say: Callable[[str], None], stopped: Callable[[], bool]) -> bool:
+    said = 0.0
+    while not stopped():
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if not said or time.monotonic() - said > _SECONDS_BETWEEN_NOTES:
+            holder = _read_holder(path)
+            state = (
+                "" if holder is None or psutil.pid_exists(holder.pid) else "; it died and its stages are being ended"
+            )
+            say(f"Waiting for this clone, held by {holder or 'a run that is starting or ending'}{state}.")
+            said = time.monotonic()
+        time.sleep(0.3)
+    return False
+
+
+def _read_holder(path: Path) -> Holder | None:
+    text = path.read_text()
+    with contextlib.suppress(json.JSONDecodeError, TypeError):  # cut off by a power failure: nobody to name
+        return Holder(**json.loads(text)) if text else None
+    return None
+
+
+def _write(descriptor: int, text: str) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, text.encode(), 0)
+
+
+def clear_dead_entries(root: Path) -> list[str]:
+    """Drop the entries of dead processes from DVC's `.dvc/tmp/rwlock`, and nothing else; a sentence for each.
+
+    Call it while holding the clone. A file cut off in the middle of a write is removed.
+    """
+    path = root / ".dvc/tmp/rwlock"
+    if not path.exists():
+        return []
+    with (root / ".dvc/tmp/rwlock.lock").open("a") as guard:  # the lock under which DVC edits the file
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        try:
+            table: dict[str, dict[str, Any]] = json.loads(path.read_text())
+        except json.JSONDecodeError:
+            path.unlink()
+            return ["Removed .dvc/tmp/rwlock, which a killed process had left cut off."]
+        dead: set[tuple[int, str]] = set()
+        for mode, entries in table.items():
+            for held, infos in list(entries.items()):
+                listed = infos if isinstance(infos, list) else [infos]
+                alive = [info for info in listed if _is_dvc(info["pid"])]
+                dead |= {(info["pid"], info["cmd"]) for info in listed if info not in alive}
+                if not alive:
+                    del entries[held]
+                elif mode == "read":
+                    entries[held] = alive
+        if dead:
+            aside = path.with_suffix(".part")
+            aside.write_text(json.dumps(table))
+            os.replace(aside, path)
+        return [f"Released the DVC locks of process {pid} ({command}), which is dead." for pid, command in sorted(dead)]
+
+
+def _is_dvc(pid: int) -> bool:
+    """Whether `pid` is a living DVC process, not an unreaped zombie nor a stranger that got the number."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and "dvc" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:  # somebody else's: leave it to them
+        return True

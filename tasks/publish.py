@@ -1,0 +1,53 @@
+"""Share what a run built: push it to DVC's remote, and commit the numbers to a branch."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from tasks.clone import git
+from tasks.errors import RebuildError
+from tasks.processes import environment
+from tasks.reproduce import DVC
+
+
+def push(root: Path) -> None:
+    """Push every current output and DVC's run cache, so that other clones restore instead of building.
+
+    Raises: RebuildError with DVC's own words.
+    """
+    done = subprocess.run(
+        [*DVC, "push", "--run-cache"],
+        cwd=root,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RebuildError(
+            f"{done.stderr.strip()}\nThe results are safe in this clone; mend the remote, then `dvc push --run-cache`."
+        )
+
+
+def commit(root: Path, branch: str, paths: list[str], message: str, say: Callable[[str], None]) -> str | None:
+    """Commit `paths` as they are to `branch`, push it to origin if there is one; None without a difference.
+
+    The checked-out branch, the index and the working tree stay as they are. The new commit's parent is HEAD.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": str(Path(folder) / "index")}
+        git(root, "read-tree", "HEAD", extra=index)
+        git(root, "add", "--force", "--", *[path for path in paths if (root / path).exists()], extra=index)
+        tree = git(root, "write-tree", extra=index)
+    if tree == git(root, "rev-parse", "HEAD^{tree}"):
+        return None
+    made = git(root, "commit-tree", tree, "-p", "HEAD", "-m", message)
+    git(root, "update-ref", f"refs/heads/{branch}", made)
+    if "origin" in git(root, "remote").split():
+        # The branch belongs to these runs; what it held before is an older run's numbers.
+        git(root, "push", "--quiet", "--force", "origin", f"{made}:refs/heads/{branch}")
+    say(f"committed {', '.join(paths)} to {branch}: {made[:10]}")
+    return made

@@ -1,0 +1,151 @@
+"""One DVC stage as one Prefect task: `dvc --wait-for-lock repro -s STAGE`, its log, progress and state."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.states import Cancelled, Completed, Failed
+
+from tasks.graph import Stage
+from tasks.leases import Lease
+from tasks.processes import Command
+from tasks.progress import StageProgress
+from tasks.schedule import Outcome
+
+Log = logging.Logger | logging.LoggerAdapter[Any]
+
+_LOOK_EVERY_S = 0.5
+_TAIL = 12
+DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+# What DVC 3 prints; a test holds each of these lines, so that a new wording is noticed.
+_RAN = re.compile(r"^Running stage '")
+_RESTORED = re.compile(r" is cached - skipping run, checking out outputs$|^Pulling data for ")
+_HINT = re.compile(
+    r"^(To track the changes|To enable auto staging|Use `dvc push`|(Generating|Updating) lock file)|"
+    r"^\s+(git add|dvc config) "
+)
+_REFUSED = re.compile(r"failed to run: .*, exited with 2$")
+_KILLED = re.compile(r"failed to run: .*, exited with (-9|137)$")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how the stages of a run are reproduced."""
+
+    root: Path
+    """The clone."""
+    stop: threading.Event
+    """Set to end every stage of the run."""
+    clone_lock: int
+    """Descriptor of the clone's lock, which the stage's processes keep open."""
+    threads: int
+    """OMP_NUM_THREADS of a stage on a CPU slot, so that stages side by side do not fight for cores."""
+    pull: bool
+    """Whether results are looked for in the DVC remote before they are built."""
+    share: bool
+    """Whether a built stage is pushed at once, with DVC's run cache."""
+    retry_delay_s: float = 5.0
+
+
+def _worth_retrying(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    """Another attempt may end differently, unless the stage refused its settings or data (exit code 2)."""
+    return not _REFUSED.search((state.message or "").splitlines()[0])
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_worth_retrying)
+def reproduce(stage: Stage, place: Place, lease: Lease) -> State[Any]:
+    """Bring one stage up to date: Completed as Built, Restored or UpToDate; Failed; Cancelled by a stop."""
+    log = get_run_logger()
+    context = TaskRunContext.get()
+    attempt = context.task_run.run_count if context else 1
+    if attempt > 1:
+        # Waited for here and not by Prefect, which would sleep through a cancel.
+        place.stop.wait(place.retry_delay_s)
+    if place.stop.is_set():
+        return Cancelled(message="the run was stopped before this stage began")
+    if lease.devices:
+        log.info("on devices %s", ", ".join(lease.devices))
+    began = time.monotonic()
+    progress = StageProgress.of(place.root, stage.name, log)
+    command = Command(
+        [*DVC, "repro", "-s", *(["--pull"] if place.pull else []), stage.name],
+        place.root,
+        _stage_environment(place, lease),
+        (place.clone_lock, *lease.descriptors),
+    )
+    lines: list[str] = []
+    for line in command.lines(every=_LOOK_EVERY_S):
+        if place.stop.is_set():
+            command.stop()
+        if line is not None:
+            log.log(logging.DEBUG if _HINT.search(line) else logging.INFO, line)
+            lines.append(line)
+        progress.show()
+    code = command.wait()
+    progress.show(last=True)
+    return _ending(stage, place, code, lines, progress.resumed_from, time.monotonic() - began)
+
+
+def _ending(
+    stage: Stage, place: Place, code: int, lines: list[str], resumed_from: int | None, seconds: float
+) -> State[Any]:
+    resumed = "" if resumed_from is None else f"resumed from step {resumed_from}; "
+    if code and place.stop.is_set():
+        return Cancelled(message=f"{resumed}stopped after {seconds:.0f} s; the next run continues")
+    if code:
+        return Failed(
+            message="\n".join([_reason(stage, lines), f"{resumed}failed after {seconds:.0f} s", *lines[-_TAIL:]])
+        )
+    if any(_RAN.search(line) for line in lines):
+        shared = _push(stage, place) if place.share else ""
+        return Completed(name=Outcome.BUILT, message=f"{resumed}built in {seconds:.0f} s{shared}")
+    if any(_RESTORED.search(line) for line in lines):
+        return Completed(name=Outcome.RESTORED, message=f"restored from DVC in {seconds:.0f} s")
+    return Completed(name=Outcome.UP_TO_DATE, message="DVC found nothing changed")
+
+
+def _reason(stage: Stage, lines: list[str]) -> str:
+    """The one line that says why: DVC's own error, and what a kill usually means."""
+    errors = [line for line in lines if line.startswith("ERROR: ")]
+    reason = (errors or lines or [f"{stage.name}: dvc ended without a word"])[-1].removeprefix("ERROR: ")
+    if _KILLED.search(reason):
+        return f"{reason} (killed, most often for want of memory: lower the profile's hardware.micro_batch)"
+    return reason
+
+
+def _push(stage: Stage, place: Place) -> str:
+    done = subprocess.run(
+        [*DVC, "push", "--run-cache", stage.name], cwd=place.root, capture_output=True, text=True, check=False
+    )
+    if done.returncode == 0:
+        return ", pushed"
+    get_run_logger().warning("not pushed: %s", done.stderr.strip())
+    return ", NOT pushed: `dvc push --run-cache` shows why"
+
+
+def _stage_environment(place: Place, lease: Lease) -> dict[str, str]:
+    # CUDA numbers devices by speed unless told otherwise; an empty list hides the devices other stages hold.
+    chosen = {"CUDA_VISIBLE_DEVICES": ",".join(lease.devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    threads = os.environ.get("OMP_NUM_THREADS", str(place.threads))
+    return chosen if lease.devices else {**chosen, "OMP_NUM_THREADS": threads}
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def settle(outcome: Outcome, message: str) -> State[Any]:
+    """Show in the UI a stage that needed no process: UpToDate, NotReady or Cancelled."""
+    if outcome is Outcome.UP_TO_DATE:
+        return Completed(name=Outcome.UP_TO_DATE, message=message)
+    return Cancelled(name=outcome, message=message)

@@ -1,0 +1,141 @@
+"""The order of work: which stage may start now, on what, and what a failure takes with it. Not Prefect."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tasks.graph import Stage
+from tasks.leases import Lease, Slots
+
+
+class Outcome(StrEnum):
+    """How a stage ended; the names the UI shows."""
+
+    BUILT = "Built"
+    RESTORED = "Restored"
+    UP_TO_DATE = "UpToDate"
+    FAILED = "Failed"
+    NOT_READY = "NotReady"
+    """Something upstream failed."""
+    CANCELLED = "Cancelled"
+
+
+MOVED = frozenset({Outcome.BUILT, Outcome.RESTORED})
+"""Outcomes after which the stages below must be looked at by DVC."""
+BROKEN = frozenset({Outcome.FAILED, Outcome.NOT_READY, Outcome.CANCELLED})
+"""Outcomes after which the stages below cannot run."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage to bring up to date in one clone."""
+
+    key: str
+    """Unique in a schedule: the stage's name, with the clone's in a sweep."""
+    stage: Stage
+    clone: str
+    """The clone's folder."""
+    after: tuple[str, ...]
+    """Keys of the nodes that must be done first."""
+    changed: bool
+    """What `dvc status` said of it."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How one node ended and what it cost."""
+
+    outcome: Outcome
+    message: str = ""
+    seconds: float = 0.0
+    devices: int = 0
+
+
+Finish = Callable[[Outcome, str], None]
+"""Called once, from any thread, when a started node has ended."""
+
+
+def run_nodes(
+    nodes: Iterable[Node],
+    slots: Slots,
+    start: Callable[[Node, Lease, Finish], None],
+    settle: Callable[[Node, Outcome], None],
+    stopped: Callable[[], bool],
+    claim: Callable[[Node], bool] = lambda _: True,
+) -> dict[str, Ending]:
+    """Bring every node up to date, as many at once as `slots` allow; the endings by key, as they came.
+
+    `nodes` come in dependency order. `start` begins a node and returns at once; `settle` is told of a node
+    that needs no process: it is up to date, something above it failed, or the run was stopped. `claim` may
+    refuse a node for now, when another machine builds it.
+    Once `stopped()`, nothing new starts.
+    """
+    waiting = {node.key: node for node in nodes}
+    rank = _ranks(waiting)
+    endings: dict[str, Ending] = {}
+    running: dict[str, tuple[Lease, float]] = {}
+    finished: queue.SimpleQueue[tuple[str, Outcome, str]] = queue.SimpleQueue()
+
+    while waiting or running:
+        for node in list(waiting.values()):  # in dependency order, so that one pass settles whole chains
+            if outcome := _settled(node, endings, stopped()):
+                del waiting[node.key]
+                endings[node.key] = Ending(outcome)
+                settle(node, outcome)
+        ready = [node for node in waiting.values() if all(key in endings for key in node.after)]
+        first_for_devices = True
+        for node in sorted(ready, key=lambda node: rank[node.key]):
+            on_devices = bool(node.stage.gpus and slots.devices)
+            if on_devices and not first_for_devices:
+                continue  # first come, first served, or a stage that wants all devices would never get them
+            lease = slots.lease(node.stage.gpus)
+            first_for_devices &= not (on_devices and lease is None)
+            if lease is None:
+                continue
+            if not claim(node):
+                slots.release(lease)
+                continue
+            del waiting[node.key]
+            running[node.key] = (lease, time.monotonic())
+            start(node, lease, lambda outcome, message, key=node.key: finished.put((key, outcome, message)))  # type: ignore[misc]
+        if running or waiting:
+            for key, outcome, message in _drain(finished, seconds=0.5):
+                lease, began = running.pop(key)
+                slots.release(lease)
+                endings[key] = Ending(outcome, message, time.monotonic() - began, len(lease.devices))
+    return endings
+
+
+def _settled(node: Node, endings: Mapping[str, Ending], stopped: bool) -> Outcome | None:
+    """The outcome of a node that needs no process, None for one that must wait or run."""
+    above = [endings[key].outcome for key in node.after if key in endings]
+    if any(outcome in BROKEN for outcome in above):
+        return Outcome.CANCELLED if stopped else Outcome.NOT_READY
+    if stopped:
+        return Outcome.CANCELLED
+    if len(above) == len(node.after) and not node.changed and not MOVED.intersection(above):
+        return Outcome.UP_TO_DATE
+    return None
+
+
+def _drain(finished: queue.SimpleQueue[tuple[str, Outcome, str]], seconds: float) -> Iterable[tuple[str, Outcome, str]]:
+    """Wait up to `seconds` for one ending, then take all that are there."""
+    try:
+        yield finished.get(timeout=seconds)
+        while True:
+            yield finished.get_nowait()
+    except queue.Empty:
+        return
+
+
+def _ranks(nodes: Mapping[str, Node]) -> dict[str, tuple[int, int]]:
+    """Sort keys: what has the longest chain waiting below it goes first, then the order of the graph."""
+    below = dict.fromkeys(nodes, 0)
+    for node in reversed(list(nodes.values())):
+        for key in node.after:
+            below[key] = max(below[key], below[node.key] + 1)
+    return {key: (-below[key], place) for place, key in enumerate(nodes)}

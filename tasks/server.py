@@ -1,0 +1,51 @@
+"""Which Prefect server a command talks to: the one configured, that of `make serve`, or a temporary one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+from tasks.errors import RebuildError
+
+SERVER_NOTE = Path("server.json")
+"""Inside PREFECT_HOME: {"url": …} of the server that `flows.serve` runs."""
+
+
+@contextlib.contextmanager
+def server(say: Callable[[str], None]) -> Iterator[str | None]:
+    """Use a Prefect server for the flow runs inside; its API address, None for a temporary one.
+
+    Raises: RebuildError when PREFECT_API_URL names a server that does not answer.
+    """
+    settings = get_current_settings()
+    if settings.api.url:
+        if not answers(settings.api.url):
+            raise RebuildError(
+                f"No Prefect server answers at {settings.api.url}.\n"
+                "Start it (`make serve`), or unset PREFECT_API_URL to use a temporary one."
+            )
+        yield settings.api.url
+        return
+    note = settings.home / SERVER_NOTE
+    url = json.loads(note.read_text())["url"] if note.exists() else None
+    if url and answers(url):
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield url
+        return
+    say(
+        "No Prefect server is running here: starting a temporary one, 10 to 60 s.\n"
+        "(`make serve` keeps one running, with its UI.)"
+    )
+    yield None
+
+
+def answers(url: str, seconds: float = 2.0) -> bool:
+    """Whether a Prefect server is healthy at `url`, e.g. http://127.0.0.1:4200/api."""
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"{url}/health", timeout=seconds).is_success
+    return False

@@ -1,0 +1,254 @@
+"""From responses to results and tables: a made-up project run through the real commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.project.errors import DataError, SettingsError
+from distill.scoring import results, tables
+from stages import plots as plots_stage
+from stages import results as results_stage
+from stages import show as show_stage
+from tests.scored_project import (
+    METHODS,
+    NOTE,
+    SETS,
+    experiment_of,
+    make_project,
+    put,
+    put_rows,
+    read,
+    run,
+    score_project,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command as a person types it, in a folder of theirs."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose scores and results are made; tests only read it."""
+    root = tmp_path_factory.mktemp("project")
+    make_project(root)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        score_project(monkeypatch, root)
+    return root
+
+
+def numbers_in(content: Any) -> list[float]:
+    if isinstance(content, dict):
+        return [number for value in content.values() for number in numbers_in(value)]
+    return [number for value in content for number in numbers_in(value)] if isinstance(content, list) else [content]
+
+
+# --- results ------------------------------------------------------------------------------------------
+
+
+def test_results_have_the_shape_that_dvc_metrics_reads(project: Path) -> None:
+    content = read(project / "results/tiny.json")
+    assert list(content) == ["teacher", *METHODS]
+    for model, by_set in content.items():
+        assert list(by_set) == [*SETS, *([] if model == "teacher" else ["kl"])]
+        for name in SETS:
+            score = by_set[name]
+            assert set(score) >= {"rouge_l", "exact_match", "response_tokens", "truncated"}
+            assert set(score["rouge_l"]) == {"mean", "std", "per_seed", "ci95"}
+            assert len(score["rouge_l"]["per_seed"]) == 3
+            low, high = score["rouge_l"]["ci95"]
+            assert low < score["rouge_l"]["mean"] < high
+    assert content["sft"]["kl"] == {"reverse_kl": {"mean": 0.1235, "std": 0.01}}
+    assert all(isinstance(number, float) and number == round(number, 4) for number in numbers_in(content))
+
+
+def test_means_are_those_of_the_score_files(project: Path) -> None:
+    score = read(project / "scores/tiny/kd/toy_id.json")
+    assert read(project / "results/tiny.json")["kd"]["toy_id"]["rouge_l"]["mean"] == score["rouge_l"]["mean"]
+    flat = [value for row in score["per_example"] for value in row]
+    assert score["rouge_l"]["mean"] == pytest.approx(sum(flat) / len(flat), abs=1e-3)
+
+
+def test_verdicts_are_of_minillm_against_each_other_model(project: Path) -> None:
+    verdicts = read(project / "results/tiny.significance.json")["minillm"]
+    assert list(verdicts) == ["teacher", "sft", "kd"]
+    assert {name: verdicts["sft"][name]["verdict"] for name in SETS} == dict.fromkeys(SETS, "better")
+    assert verdicts["teacher"]["toy_id"]["verdict"] == "worse"
+    assert verdicts["kd"]["toy_id"]["verdict"] == "not distinguishable"
+    content = read(project / "results/tiny.json")
+    difference = content["minillm"]["toy_id"]["rouge_l"]["mean"] - content["sft"]["toy_id"]["rouge_l"]["mean"]
+    assert verdicts["sft"]["toy_id"]["difference"] == pytest.approx(difference, abs=2e-4)
+    assert verdicts["sft"]["toy_id"]["standard_error"] > 0
+
+
+def test_plot_data_has_one_row_for_each_cell(project: Path) -> None:
+    lines = (project / "results/tiny.csv").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "method,set,rouge_l,std"
+    assert [line.split(",")[:2] for line in lines[1:]] == [[m, s] for m in ("teacher", *METHODS) for s in SETS]
+
+
+def test_the_same_input_gives_the_same_bytes(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(tmp_path)
+    score_project(monkeypatch, tmp_path)
+    for root in (project, tmp_path):
+        run(monkeypatch, root, plots_stage, "tiny")
+    files = sorted(path.name for path in (project / "results").iterdir())
+    assert files == ["tiny.csv", "tiny.html", "tiny.json", "tiny.significance.json"]
+    for name in files:
+        assert (project / "results" / name).read_bytes() == (tmp_path / "results" / name).read_bytes(), name
+
+
+def test_unknown_student_and_missing_scores_are_named(project: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="did you mean `tiny`"):
+        results.read_experiment(project / "params.yaml", "tinny")
+    with pytest.raises(DataError, match=r"scores/toy/teacher/toy_id\.json does not exist"):
+        results.read_scores(experiment_of(project), tmp_path)
+
+
+def test_an_evaluation_set_may_not_take_the_name_of_the_divergences(tmp_path: Path) -> None:
+    put(
+        tmp_path / "params.yaml",
+        "students: {tiny: {family: toy}}\ndatasets: {kl: a}\nmethods: [sft]\nseed: 0\n",
+    )
+    with pytest.raises(SettingsError, match="rename that evaluation set"):
+        experiment_of(tmp_path)
+
+
+def test_models_scored_on_different_prompts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(tmp_path, examples=8)
+    score_project(monkeypatch, tmp_path)
+    path = tmp_path / "scores/tiny/kd/toy_id.json"
+    put(path, json.dumps({**read(path), "ids": list(range(1, 9))}))
+    with pytest.raises(DataError, match="kd and the teacher were scored on different prompts of `toy_id`"):
+        run(monkeypatch, tmp_path, results_stage, "tiny")
+
+
+# --- the commands -------------------------------------------------------------------------------------
+
+
+def test_anyones_files_can_be_scored(tmp_path: Path) -> None:
+    put_rows(tmp_path / "a.jsonl", [{"text": "the cat"}, {"text": "a dog"}])
+    put_rows(tmp_path / "r.jsonl", [{"output": "the cat"}, {"output": ["no", "a dog ran"]}])
+    ran = command(tmp_path, "stages.rouge", "--answers", "a.jsonl", "--references", "r.jsonl", "--json", "out/s.json")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("rouge_l            90.00")
+    assert read(tmp_path / "out/s.json")["rouge_l"]["mean"] == 90.0
+
+
+def test_bad_files_end_with_one_message_and_leave_nothing(tmp_path: Path) -> None:
+    put_rows(tmp_path / "a.jsonl", [{"text": "the cat"}])
+    put_rows(tmp_path / "r.jsonl", [{"output": "the cat"}, {"output": "a dog"}])
+    ran = command(tmp_path, "stages.rouge", "--answers", "a.jsonl", "--references", "r.jsonl", "--json", "s.json")
+    assert ran.returncode == 2
+    assert "1 answers missing (id 1)" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jsonl", "r.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["tiny", "sft"], ["a", "b", "c", "--answers", "x.jsonl", "--references", "y.jsonl"]]
+)
+def test_usage_is_explained(tmp_path: Path, arguments: list[str]) -> None:
+    ran = command(tmp_path, "stages.rouge", *arguments)
+    assert ran.returncode == 2
+    assert "WHO WHAT SET, or both" in ran.stderr
+
+
+def test_show_prints_the_table_its_notes_and_the_report(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, project, plots_stage, "tiny")
+    run(monkeypatch, project, show_stage)
+    shown = capsys.readouterr().out
+    for expected in (
+        "Teacher",
+        "MiniLLM",
+        "toy_shift",
+        "reverse KL",
+        NOTE,
+        str(project / "results/tiny.html"),
+    ):
+        assert expected in shown
+    assert all(len(line) < 140 for line in shown.splitlines() if "│" in line)
+
+
+def test_show_writes_the_readme_between_its_marks(
+    tmp_path: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("results", "profiles"):
+        (tmp_path / folder).symlink_to(project / folder)
+    (tmp_path / "params.yaml").symlink_to(project / "params.yaml")
+    put(tmp_path / "README.md", f"above\n{tables.START_MARK}\nthe last table\n{tables.END_MARK}\nbelow\n")
+    run(monkeypatch, tmp_path, show_stage, "--write-readme")
+    written = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert written.startswith(f"above\n{tables.START_MARK}\n| tiny (toy) | toy_id | toy_shift | reverse KL |\n")
+    assert written.endswith(f"{tables.END_MARK}\nbelow\n")
+    assert "the last table" not in written
+    run(monkeypatch, tmp_path, show_stage, "--write-readme")
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == written
+    put(tmp_path / "README.md", "no marks\n")
+    with pytest.raises(DataError, match="results:start"):
+        run(monkeypatch, tmp_path, show_stage, "--write-readme")
+
+
+# --- tables -------------------------------------------------------------------------------------------
+
+
+def small_table(**means: float) -> tables.Table:
+    experiment = results.Experiment("s", "f", tuple(name for name in means if name != "teacher"), ("x",), 0)
+    metrics = {
+        name: {"x": {"rouge_l": {"mean": mean, "std": 1.26, "per_seed": [mean, mean]}}} for name, mean in means.items()
+    }
+    verdicts = {"minillm": {"sft": {"x": {"verdict": "better"}}, "kd": {"x": {"verdict": "not distinguishable"}}}}
+    return tables.build(experiment, metrics, verdicts, note="A note.")
+
+
+def test_markdown_marks_the_best_student_and_the_verdicts() -> None:
+    lines = tables.to_markdown(small_table(teacher=90.0, sft=40.0, kd=55.04, minillm=55.0, odd=41.0)).splitlines()
+    assert lines == [
+        "| s (f) | x |",
+        "| --- | ---: |",
+        "| Teacher | 90.0 ± 1.3 |",
+        "| SFT | 40.0 ± 1.3 ▼ |",
+        "| KD | **55.0 ± 1.3** ≈ |",
+        "| MiniLLM | **55.0 ± 1.3** |",
+        "| odd | 41.0 ± 1.3 |",
+        "",
+        "Rouge-L, mean ± standard deviation over 2 sampling seeds; the best student in bold.  ",
+        "Against MiniLLM on the same prompts (paired bootstrap, 95 %): "
+        "▼ below it, ▲ above it, ≈ not distinguishable.  ",
+        "A note.",
+    ]
+
+
+def test_lowest_reverse_kl_is_the_best(project: Path) -> None:
+    content = read(project / "results/tiny.json")
+    content["kd"]["kl"]["reverse_kl"]["mean"] = 0.05
+    table = tables.build(experiment_of(project), content, {})
+    cells = {name: row[-1] for name, row in table.rows}
+    assert cells["Teacher"] == tables.Cell("–")
+    assert [name for name, cell in cells.items() if cell.best] == ["KD"]
+
+
+def test_results_that_lack_a_cell_are_refused(project: Path) -> None:
+    content = read(project / "results/tiny.json")
+    del content["sft"]["toy_id"]
+    with pytest.raises(DataError, match=r"lacks sft\.toy_id; run `dvc repro`"):
+        tables.build(experiment_of(project), content, {})
