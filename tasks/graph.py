@@ -18,6 +18,8 @@ from typing import Any
 from tasks.errors import RebuildError
 from tasks.processes import environment
 
+_RETRY_DELAY_S = 10.0  # time for a driver to recover or for another process's memory to be freed
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -35,6 +37,8 @@ class Stage:
     """Devices it asks for: `meta: {gpus: N}`; 0 runs on a CPU slot."""
     retries: int
     """Further attempts after a failure: `meta: {retries: N}`."""
+    retry_delay_s: float
+    """Seconds before each of them: `meta: {retry_delay_s: S}`."""
     key: str
     """A hash of its command, its settings, its other inputs' paths and the keys upstream: two clones of one
     commit whose stages have equal keys would build the same thing."""
@@ -113,6 +117,7 @@ def _stage(node: Any, upstream: list[Stage]) -> Stage:
         metrics=tuple(out.def_path for out in node.outs if out.metric),
         gpus=int(meta.get("gpus", 0)),
         retries=int(meta.get("retries", 0)),
+        retry_delay_s=float(meta.get("retry_delay_s", _RETRY_DELAY_S)),
         key=hashlib.sha256(json.dumps(told, default=str, sort_keys=True).encode()).hexdigest(),
     )
 

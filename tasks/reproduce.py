@@ -57,7 +57,6 @@ class Place:
     """Whether results are looked for in the DVC remote before they are built."""
     share: bool
     """Whether a built stage is pushed at once, with DVC's run cache."""
-    retry_delay_s: float = 5.0
 
 
 def _worth_retrying(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
@@ -73,7 +72,7 @@ def reproduce(stage: Stage, place: Place, lease: Lease) -> State[Any]:
     attempt = context.task_run.run_count if context else 1
     if attempt > 1:
         # Waited for here and not by Prefect, which would sleep through a cancel.
-        place.stop.wait(place.retry_delay_s)
+        place.stop.wait(stage.retry_delay_s)
     if place.stop.is_set():
         return Cancelled(message="the run was stopped before this stage began")
     if lease.devices:

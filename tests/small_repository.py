@@ -1,27 +1,29 @@
-"""A small DVC repository whose stages take tenths of a second, and one real Prefect server for a whole test session."""
+"""A small DVC repository whose stages take tenths of a second, and a real Prefect server on loopback."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import pytest
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import State
+from prefect.client.schemas.sorting import TaskRunSort
 
+from flows.rebuild import rebuild
 from tasks.server import answers
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # A stage: `work.py OUT STEPS [DEP …]`. Each step takes 0.1 s and leaves a checkpoint; the files fail-OUT (fail once),
 # broken-OUT (fail always) and hold-OUT (wait while it exists) let a test steer it. log.txt tells what really ran.
-_WORK = """
+WORK = """
 import json, os, pathlib, sys, time
 
 out, steps, *deps = sys.argv[1:]
@@ -52,7 +54,7 @@ print("made", out)
 pathlib.Path(out).write_text("".join(pathlib.Path(dep).read_text() for dep in deps) + out + "\\n")
 """
 
-_SCORE = """
+SCORE = """
 import json, pathlib
 
 value = float(pathlib.Path("params.yaml").read_text().split("quality: ")[1].split()[0])
@@ -62,7 +64,7 @@ numbers = {"minillm": {"toy": {"rouge_l": {"mean": value, "std": 0.1, "ci95": [v
 pathlib.Path("results/tiny.json").write_text(json.dumps(numbers))
 """
 
-_PIPELINE = """
+PIPELINE = """
 stages:
   first:
     cmd: python work.py first.txt 1
@@ -70,13 +72,13 @@ stages:
     params: [first]
     outs: [first.txt]
   left:
-    cmd: python work.py left.txt 5 first.txt
+    cmd: python work.py left.txt 10 first.txt
     deps: [work.py, first.txt]
     params: [left]
     outs: [left.txt]
-    meta: {gpus: 1, retries: 1}
+    meta: {gpus: 1, retries: 1, retry_delay_s: 0}
   right:
-    cmd: python work.py right.txt 5 first.txt
+    cmd: python work.py right.txt 10 first.txt
     deps: [work.py, first.txt]
     params: [right]
     outs: [right.txt]
@@ -92,7 +94,7 @@ stages:
     metrics:
       - results/tiny.json: {cache: false}
 """
-_PARAMS = "first: 1\nleft: 1\nright: 1\nquality: 20.0\n"
+PARAMS = "first: 1\nleft: 1\nright: 1\nquality: 20.0\n"
 
 
 def run(root: Path, *command: str) -> str:
@@ -105,6 +107,12 @@ def run(root: Path, *command: str) -> str:
 def dvc(root: Path, *arguments: str) -> str:
     """Run DVC in `root`."""
     return run(root, sys.executable, "-m", "dvc", *arguments)
+
+
+def commit(root: Path, message: str) -> None:
+    """Commit everything in `root`."""
+    run(root, "git", "add", "--all")
+    run(root, "git", "commit", "--quiet", "--message", message)
 
 
 def ran(root: Path) -> list[str]:
@@ -122,38 +130,64 @@ def until(condition: Callable[[], object], seconds: float = 30.0) -> float:
     return time.monotonic() - began
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The repository that `repository` copies: committed, never built."""
-    root = tmp_path_factory.mktemp("template") / "small"
-    root.mkdir()
-    for name, content in (
-        ("work.py", _WORK),
-        ("score.py", _SCORE),
-        ("dvc.yaml", _PIPELINE),
-        ("params.yaml", _PARAMS),
-    ):
-        (root / name).write_text(content)
-    (root / ".gitignore").write_text("/log.txt\n/.resume/\n/hold-*\n/fail-*\n/broken-*\n")
-    run(root, "git", "init", "--quiet", "--initial-branch", "main")
-    run(root, "git", "config", "user.email", "test@example.org")
-    run(root, "git", "config", "user.name", "Test")
-    dvc(root, "init", "--quiet")
-    run(root, "git", "add", "--all")
-    run(root, "git", "commit", "--quiet", "--message", "Start")
-    return root
+def change(root: Path, old: str, new: str) -> None:
+    """Change a setting in params.yaml, e.g. `left: 1` to `left: 2`."""
+    params = root / "params.yaml"
+    before = params.read_text()
+    assert old in before
+    params.write_text(before.replace(old, new))
 
 
-@pytest.fixture
-def repository(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh small repository, and the current folder; no GPU is visible, leases lie in a folder of the test's own."""
-    root = tmp_path / "small"
-    shutil.copytree(template, root, symlinks=True)
-    monkeypatch.chdir(root)
-    monkeypatch.setenv("GPU_LEASES", str(tmp_path / "leases"))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return root
+def build(**parameters: Any) -> State[Any]:
+    """Run the rebuild flow in the current folder; its final state."""
+    state: State[Any] = rebuild(**parameters, return_state=True)
+    return state
+
+
+def states(client: SyncPrefectClient, state: State[Any]) -> dict[str, tuple[str, str]]:
+    """The tasks of a run with the name and the message of the state that the UI shows."""
+    run_id = state.state_details.flow_run_id
+    assert run_id is not None
+    found: dict[str, tuple[str, str]] = {}
+
+    def all_final() -> bool:
+        # Task states travel as events and arrive a moment after the flow run's own.
+        asked = FlowRunFilter(id=FlowRunFilterId(any_=[run_id]))
+        runs = client.read_task_runs(flow_run_filter=asked, sort=TaskRunSort.NAME_ASC, limit=200)
+        found.update({r.name: (r.state.name or "", r.state.message or "") for r in runs if r.state})
+        return all(r.state and (r.state.is_final() or r.state.name == "NotReady") for r in runs)
+
+    until(all_final)
+    return found
+
+
+def names(client: SyncPrefectClient, state: State[Any]) -> dict[str, str]:
+    """The tasks of a run with the name of the state that the UI shows."""
+    return {name: shown for name, (shown, _) in states(client, state).items()}
+
+
+def artifacts(client: SyncPrefectClient, state: State[Any]) -> dict[str, Any]:
+    """What a run left in the UI, by key."""
+    run_id = state.state_details.flow_run_id
+    found = ask(client, "artifacts", flow_runs={"id": {"any_": [str(run_id)]}})
+    return {artifact["key"]: artifact for artifact in found}
+
+
+def events(client: SyncPrefectClient, name: str) -> list[Any]:
+    """The events of that name that the server has."""
+    found: list[Any] = ask(client, "events", filter={"event": {"name": [name]}})["events"]
+    return found
+
+
+def logged(client: SyncPrefectClient, state: State[Any]) -> list[str]:
+    """The log lines of a run and its tasks that the server has."""
+    run_id = state.state_details.flow_run_id
+    return [log["message"] for log in ask(client, "logs", logs={"flow_run_id": {"any_": [str(run_id)]}})]
+
+
+def ask(client: SyncPrefectClient, what: str, **filters: Any) -> Any:
+    """The server's answer to a filter; the client's own methods send nulls that the server refuses."""
+    return client._client.post(f"/{what}/filter", json=filters).json()
 
 
 class Server:
@@ -173,6 +207,7 @@ class Server:
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": self.url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_CLIENT_MAX_RETRIES": "2",
             "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             "DO_NOT_TRACK": "1",
         }
@@ -193,27 +228,3 @@ class Server:
         assert self._process is not None
         os.killpg(self._process.pid, 9)
         self._process.wait()
-
-
-@pytest.fixture(scope="session")
-def session_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests of a process: starting it costs ten seconds of CPU."""
-    server = Server(tmp_path_factory.mktemp("prefect"))
-    server.start()
-    with temporary_settings({PREFECT_API_URL: server.url, PREFECT_HOME: server.home}):
-        yield server
-    server.kill()
-
-
-@pytest.fixture
-def prefect_server(session_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """The session's server, also for the processes a test starts."""
-    for name, value in session_server.environment.items():
-        monkeypatch.setenv(name, value)
-    return session_server
-
-
-@pytest.fixture
-def client(prefect_server: Server) -> Iterator[SyncPrefectClient]:
-    with get_client(sync_client=True) as made:
-        yield made

@@ -3,69 +3,94 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-)
-from prefect.client.schemas.objects import State
 
-from flows.rebuild import rebuild
-from tests.small_repository import Server, dvc, ran, until
+from tests.small_repository import Server, artifacts, build, change, commit, dvc, events, logged, names, ran, until
 
-pytest_plugins = ["tests.small_repository"]
-
-
-def build(**parameters: Any) -> State[Any]:
-    state: State[Any] = rebuild(**parameters, return_state=True)
-    return state
-
-
-def states(client: SyncPrefectClient, state: State[Any]) -> dict[str, tuple[str, str]]:
-    """Task names of a run with the name and message of the state the UI shows."""
-    run_id = state.state_details.flow_run_id
-    assert run_id is not None
-    found: dict[str, tuple[str, str]] = {}
-
-    def all_final() -> bool:
-        runs = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])))
-        found.update({r.name: (r.state.name or "", r.state.message or "") for r in runs if r.state})
-        return all(r.state and (r.state.is_final() or r.state.name == "NotReady") for r in runs)
-
-    until(all_final)  # task states travel as events, a moment after the run's own
-    return found
-
-
-def names(client: SyncPrefectClient, state: State[Any]) -> dict[str, str]:
-    return {name: shown for name, (shown, _) in states(client, state).items()}
+pytest_plugins = ["tests.prefect_fixtures"]
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")
+STAGES = ["first", "left", "right", "last", "score"]
 
 
 def test_builds_then_restores_then_does_nothing(
     repository: Path, prefect_server: Server, client: SyncPrefectClient
 ) -> None:
-    assert names(client, build()) == dict.fromkeys(["first", "left", "right", "last", "score"], "Built")
-    assert ran(repository) == ["first", *sorted(ran(repository)[1:3]), "last"] or ran(repository)[-1] == "last"
+    assert names(client, build()) == dict.fromkeys(STAGES, "Built")
     assert dvc(repository, "status").strip() == "Data and pipelines are up to date."
 
-    params = repository / "params.yaml"
-    params.write_text(params.read_text().replace("left: 1", "left: 2"))
     before = len(ran(repository))
-    # left's new text is the same, so DVC itself finds last unchanged.
-    assert names(client, build()) == {
-        "first": "UpToDate",
-        "right": "UpToDate",
-        "left": "Built",
-        "last": "UpToDate",
-        "score": "UpToDate",
-    }
+    change(repository, "left: 1", "left: 2")
+    # left's new text is the old one, so DVC finds last unchanged, and then nothing is started for score
+    assert names(client, build()) == {**dict.fromkeys(STAGES, "UpToDate"), "left": "Built"}
     assert ran(repository)[before:] == ["left"]
 
-    params.write_text(params.read_text().replace("left: 2", "left: 1"))
+    change(repository, "left: 2", "left: 1")
     assert names(client, build())["left"] == "Restored"
     assert len(ran(repository)) == before + 1
 
     final = build()
     assert final.name == "UpToDate"
     assert set(names(client, final).values()) == {"UpToDate"}
+    assert len(ran(repository)) == before + 1
+
+
+def test_targets_bring_only_what_they_need(repository: Path, prefect_server: Server, client: SyncPrefectClient) -> None:
+    assert sorted(names(client, build(targets=["right"]))) == ["first", "right"]
+    assert ran(repository) == ["first", "right"]
+    wrong = build(targets=["rihgt"])
+    assert wrong.is_failed()
+    assert "rihgt" in (wrong.message or "")
+
+
+def test_two_slots_run_side_by_side_and_one_does_not(repository: Path, prefect_server: Server) -> None:
+    assert build(slots=2).is_completed()
+    assert overlap(repository)
+    change(repository, "left: 1", "left: 2")
+    change(repository, "right: 1", "right: 2")
+    (repository / "log.txt").unlink()
+    assert build(slots=1).is_completed()
+    assert not overlap(repository)
+
+
+def overlap(repository: Path) -> bool:
+    """Whether `left` and `right`, which take at least a second each, ran at the same time."""
+    lines = [line.split() for line in (repository / "log.txt").read_text().splitlines()]
+    began = {name: float(when) for name, *_, when in lines}
+    return abs(began["left"] - began["right"]) < 1.0
+
+
+def test_log_and_progress_reach_the_ui(repository: Path, prefect_server: Server, client: SyncPrefectClient) -> None:
+    pipeline = repository / "dvc.yaml"
+    pipeline.write_text(pipeline.read_text().replace("left.txt 10", "left.txt 30"))
+    state = build(targets=["left"])
+    until(lambda: "made left.txt" in logged(client, state))
+    assert "Running stage 'left':" in logged(client, state)
+
+    shown = artifacts(client, state)
+    progress = shown["progress-left"]
+    assert progress["type"] == "progress"
+    assert float(progress["data"]) == 100.0
+    assert "step 30 of 30" in progress["description"]
+    assert "loss 0.03333" in progress["description"]
+    assert "2 Built" in shown["rebuild-report"]["data"]
+
+
+def test_report_and_gate(repository: Path, prefect_server: Server, client: SyncPrefectClient) -> None:
+    assert build().is_completed()
+    commit(repository, "Built")
+    change(repository, "quality: 20.0", "quality: 19.5")
+    assert build(fail_if_worse=True).is_completed()  # within noise
+
+    change(repository, "quality: 19.5", "quality: 15.0")
+    state = build(fail_if_worse=True)
+    assert state.name == "Worse"
+    assert "tiny.minillm.toy.rouge_l: 20 [19, 21] → 15 [14, 16]" in (state.message or "")
+    until(lambda: events(client, "rebuild.worse"))
+
+    report = artifacts(client, state)["rebuild-report"]["data"]
+    assert "| tiny.minillm.toy.rouge_l | 20 [19, 21] | 15 [14, 16] | **worse** |" in report
+    assert "| `params.yaml:quality` | 20.0 | 15.0 |" in report
+    assert "| score | Built |" in report
+    assert "4 stages were up to date" in report

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,9 +71,7 @@ class TeacherSignal:
 
     @torch.no_grad()
     def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
-        states = backbone(self.teacher)(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        ).last_hidden_state
+        states = backbone(self.teacher)(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
         kept: Tensor = states[:, :-1][inputs["labels"][:, 1:] != IGNORED]
         return kept
 
@@ -122,7 +121,6 @@ class SupervisedTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """Sum of token losses over the global number of response tokens of this optimiser step."""
-        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, :-1]
         labels = inputs["labels"][:, 1:]
         kept = labels != IGNORED
         if not kept.any():
@@ -132,9 +130,8 @@ class SupervisedTrainer(Trainer):
         teacher_logits = None
         if self.teacher is not None and self.vocabulary is not None:
             teacher_logits = self.teacher.logits(inputs, self.vocabulary)
-        losses = self.objective.token_losses(
-            self.settings, logits[kept][:, : self.vocabulary], teacher_logits, labels[kept]
-        )
+        logits = model(input_ids=inputs["input_ids"], kept=kept)[:, : self.vocabulary]
+        losses = self.objective.token_losses(self.settings, logits, teacher_logits, labels[kept])
         count = num_items_in_batch if num_items_in_batch is not None else losses.numel()
         loss = losses.sum() / count
         if not torch.isfinite(loss):
@@ -152,6 +149,16 @@ class SupervisedTrainer(Trainer):
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def response_logits(model: PreTrainedModel, input_ids: Tensor, kept: Tensor) -> Tensor:
+    """Logits [N, V] at the positions of `input_ids` [B, L] that `kept` [B, L-1] marks; the head runs there only.
+
+    Padding is on the right, where a causal model's real tokens never look: no mask is needed.
+    """
+    hidden = backbone(model)(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]
+    logits: Tensor = head(model)(hidden[kept])
+    return logits
 
 
 class _Watch(TrainerCallback):
@@ -199,7 +206,12 @@ def train_supervised(
         trainer = SupervisedTrainer(
             model, arguments, examples, settings, objective, signal, validate, curves, progress, seed
         )
-        trainer.train(resume_from_checkpoint=last)
+        # Trained through the module's own call, so that wrappers (DDP, DeepSpeed) see the forward they expect.
+        model.forward = partial(response_logits, model)
+        try:
+            trainer.train(resume_from_checkpoint=last)
+        finally:
+            del model.forward
     model.eval()
     return curves
 
