@@ -47,7 +47,40 @@ def run(cwd: Path, module: str, *arguments: str) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(cwd), "DVC_NO_ANALYTICS": "1"}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", module, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
-        raise SystemExit(f"`{module} {' '.join(arguments)}` failed in {cwd}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+        raise SystemExit(
+            f"`{module} {' '.join(arguments)}` failed in {cwd}:\n{done.stdout[-2000:]}{done.stderr[-4000:]}"
+        )
+
+
+def toy_run_place(place: Path, method: str, settings: dict[str, Any], seed: int = 0) -> Path:
+    """Make `place` a folder in which one method of the toy student can be trained with other settings.
+
+    Data, teacher, start and teacher responses are the working tree's own (`make repro` first); one CPU thread.
+    """
+    for folder in ("distill", "stages", "data", "evaluation"):
+        (place / folder).symlink_to(ROOT / folder)
+    for file in ("params.yaml", "profiles/toy.yaml"):
+        (place / file).parent.mkdir(exist_ok=True)
+        (place / file).write_bytes((ROOT / file).read_bytes())
+    (place / "runs/tiny").mkdir(parents=True)
+    (place / "runs/toy").symlink_to(ROOT / "runs/toy")
+    for start in {"base", "init"} - {method}:
+        (place / f"runs/tiny/{start}").symlink_to(ROOT / f"runs/tiny/{start}")
+    changes = {f"recipe.students.tiny.{method}.{name}": value for name, value in settings.items()}
+    edit_yaml(place / "profiles/toy.yaml", **changes, **{"hardware.threads": 1})
+    edit_yaml(place / "params.yaml", seed=seed)
+    return place
+
+
+def curve(place: Path, method: str, name: str) -> list[float]:
+    """The values of one training curve of a run made in `place`."""
+    lines = (place / f"runs/tiny/{method}.curves/{name}.tsv").read_text(encoding="utf-8").splitlines()
+    return [float(line.split("\t")[1]) for line in lines[1:]]
