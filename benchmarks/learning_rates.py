@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.workspace import ROOT, curve, run, toy_run_place
-from distill.project.files import write_text
+from distill.project.files import read_json, write_json, write_text
 
 STAGES = {
     "init": "sft",
@@ -36,25 +36,31 @@ def measure(method: str, rate: float) -> tuple[float, float]:
         return max(curve(place, method, "valid_rouge_l")), min(curve(place, method, "valid_loss"))
 
 
+def draw(found: dict[str, list[float]]) -> str:
+    """The table of all runs made so far, keyed `method rate`."""
+    rates = sorted({float(cell.split()[1]) for cell in found})
+    lines = [f"| method | {' | '.join(f'{rate:g}' for rate in rates)} |", "|---|" + "---|" * len(rates)]
+    for method in STAGES:
+        row = [found.get(f"{method} {rate:g}") for rate in rates]
+        if any(row):
+            lines.append(f"| {method} | " + " | ".join(f"{c[0]:.1f} ({c[1]:.2f})" if c else "" for c in row) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Run the sweep and write the table."""
+    """Run the sweep and write the table; finished runs are kept in .resume/ and not made again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--methods", nargs="+", choices=list(STAGES), default=list(STAGES))
-    methods = parser.parse_args().methods
-    cells = [(method, rate) for method in methods for rate in GRID]
+    parser.add_argument("--rates", nargs="+", type=float, default=GRID)
+    arguments = parser.parse_args()
+    store = ROOT / ".resume/learning_rates.json"
+    found: dict[str, list[float]] = read_json(store) if store.is_file() else {}
+    cells = [(m, r) for m in arguments.methods for r in arguments.rates if f"{m} {r:g}" not in found]
     with ThreadPoolExecutor(2) as pool:
-        found = dict(zip(cells, pool.map(lambda cell: measure(*cell), cells), strict=True))
-    rates = sorted({rate for _, rate in cells})
-    lines = [
-        "| method | " + " | ".join(f"{rate:g}" for rate in rates) + " |",
-        "|---|" + "---|" * len(rates),
-    ]
-    for method in methods:
-        shown = [
-            f"{found[method, r][0]:.1f} ({found[method, r][1]:.2f})" if (method, r) in found else "" for r in rates
-        ]
-        lines.append(f"| {method} | " + " | ".join(shown) + " |")
-    table = "\n".join(lines)
+        for (method, rate), scores in zip(cells, pool.map(lambda cell: measure(*cell), cells), strict=True):
+            found[f"{method} {rate:g}"] = list(scores)
+            write_json(store, found)
+    table = draw(found)
     print(table)
     write_text(
         ROOT / "docs/toy_learning_rates.md",

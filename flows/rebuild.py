@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import threading
 import time
@@ -28,6 +27,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from tasks.cancel import watched
+from tasks.claims import claims
 from tasks.clone import check_out, check_settings, git, has_commit
 from tasks.dispatch import dispatch, nodes_of
 from tasks.errors import RebuildError
@@ -106,17 +106,31 @@ def _bring_up_to_date(root: Path, request: Request, clone_lock: int, stop: threa
         root=root,
         stop=stop,
         clone_lock=clone_lock,
-        threads=max(1, len(os.sched_getaffinity(0)) // box.cpu_slots),
+        threads=box.threads,
         pull=graph.remote is not None and (request.publish or request.ref is not None),
         share=graph.remote is not None and request.publish,
     )
-    endings = dispatch(nodes_of(graph, str(root)), box, {str(root): place}, stop)
-    if request.publish and graph.remote and any(ending.outcome in MOVED for ending in endings.values()):
-        push(root)
+    nodes, places = nodes_of(graph, str(root)), {str(root): place}
+    if graph.remote and request.publish:
+        with claims(graph.remote, UUID(str(flow_run.id)), log.info) as shared:
+            endings = dispatch(
+                nodes,
+                box,
+                places,
+                stop,
+                lambda node: shared.take(node.stage.name),
+                lambda node: shared.give_back(node.stage.name),
+            )
+        push(root, [name for name, ending in endings.items() if ending.outcome not in BROKEN])
+    else:
+        endings = dispatch(nodes, box, places, stop)
+    if stop.is_set() and any(ending.outcome is Outcome.CANCELLED for ending in endings.values()):
+        # Nobody waits for a report now.
+        return _final_state(Report(root, "", endings, [], {}, time.monotonic() - began), request)
     report = _report(root, graph, endings, time.monotonic() - began)
     publish_report(report)
     if request.branch and not _broken(endings):
-        commit(root, request.branch, ["dvc.lock", *_metrics(graph)], f"Rebuild: {report.headline()}", log.info)
+        commit(root, request.branch, ["dvc.lock", *_in_git(graph)], f"Rebuild: {report.headline()}", log.info)
     if request.fail_if_worse and report.worse:
         emit_worse(report, request.ref)
     return _final_state(report, request)
@@ -124,6 +138,10 @@ def _bring_up_to_date(root: Path, request: Request, clone_lock: int, stop: threa
 
 def _metrics(graph: Graph) -> list[str]:
     return [path for stage in graph.stages.values() for path in stage.metrics]
+
+
+def _in_git(graph: Graph) -> list[str]:
+    return [path for stage in graph.stages.values() for path in stage.in_git]
 
 
 def _broken(endings: Mapping[str, Ending]) -> list[str]:

@@ -7,13 +7,16 @@ python -m stages.check --all      every profile and evaluation set in the reposi
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from distill.data.evalset import EvalSetSettings
 from distill.data.settings import DataSettings
-from distill.generation.settings import EvaluationSettings, PseudoSettings
+from distill.generation.settings import EvaluationSettings
+from distill.judging.prompt import read_template
+from distill.judging.settings import JudgeSettings, Pseudo, judge_faults, pseudo_faults
 from distill.minillm.settings import MiniLLMSettings
 from distill.models.settings import Dtype, ModelSettings
 from distill.objectives.kd import ObjectiveSettings as KDSettings
@@ -24,6 +27,7 @@ from distill.project.settings import Settings, parse, read_yaml, section
 from distill.project.table import PARAMS, Table, profile_path, read_table
 from distill.runs.hardware import HardwareSettings
 from distill.text.settings import PromptSettings, TokenizerSettings
+from stages.watched import unwritten_settings
 
 
 class TeacherRecipe(Settings):
@@ -55,7 +59,7 @@ class Recipe(Settings):
     prompt: PromptSettings
     tokenizer: TokenizerSettings
     teacher: TeacherRecipe
-    pseudo: PseudoSettings
+    pseudo: Pseudo
     students: dict[str, StudentRecipe]
 
 
@@ -73,7 +77,8 @@ def main() -> None:
     everything = parser.parse_args().all
     faults: list[str] = []
     table = _attempt(faults, read_table)
-    _attempt(faults, lambda: section(PARAMS, "evaluation", EvaluationSettings))
+    evaluation = _attempt(faults, lambda: section(PARAMS, "evaluation", EvaluationSettings))
+    judge = _attempt(faults, lambda: section(PARAMS, "judge", JudgeSettings))
     families = set(table.families) if table else set()
     names = {p.stem for p in Path("profiles").glob("*.yaml")} if everything else set()
     profiles = {name: _attempt(faults, lambda n=name: read_profile(n)) for name in sorted(families | names)}
@@ -83,6 +88,11 @@ def main() -> None:
         _attempt(faults, lambda n=name: read_evalset(n))
     if table is not None:
         faults += cross_faults(table, profiles)
+    if judge is not None:
+        _attempt(faults, lambda: read_template(Path(judge.protocol.prompt)))
+    if table is not None and evaluation is not None and judge is not None:
+        found = judge_faults(judge, table.datasets, evaluation.seeds, os.environ)
+        faults += [f"{PARAMS}: {fault}" for fault in found]
     if faults:
         raise SettingsError("the settings have faults:\n  " + "\n  ".join(faults))
     print(f"settings: {len(profiles)} profile(s) and {len(sets)} evaluation set(s) are sound")
@@ -130,6 +140,12 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None]) -> list[str]
                 f"student `{student}` has no recipe in profiles/{row.family}.yaml; add recipe.students.{student} "
                 f"or use one of: {known}"
             )
+    for name in profiles:
+        used = [student for student, row in table.students.items() if row.family == name]
+        faults += unwritten_settings(profile_path(name), used) if profiles[name] is not None else []
+    for family in table.families:
+        if (profile := profiles.get(family)) is not None:
+            faults += [f"profiles/{family}.yaml: {fault}" for fault in pseudo_faults(profile.recipe.pseudo, os.environ)]
     blocks = read_yaml(Path("dvc.yaml"))["stages"]
     faults += [
         f"{PARAMS}: method `{method}` has no stage in dvc.yaml; add its block or use one of: "

@@ -1,4 +1,4 @@
-"""DVC stage: the teacher's own responses to the students' training prompts, for SeqKD.
+"""DVC stage: responses to the students' training prompts, for SeqKD: the teacher's own, or those of a server.
 
 python -m stages.pseudo <family>
 """
@@ -6,22 +6,24 @@ python -m stages.pseudo <family>
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distill.generation.decode import sample_responses
-from distill.generation.settings import PseudoSettings
 from distill.generation.validation import decode_text
+from distill.judging.settings import ApiPseudoSettings, LocalPseudoSettings, PseudoSection
 from distill.models.checkpoints import RunRecord
 from distill.project.errors import run_stage
 from distill.project.files import replace_file
 from distill.project.progress import Progress
 from distill.project.randomness import key
-from distill.project.settings import section
-from distill.text.examples import read_examples
-from stages.experiment import read_experiment
+from distill.project.settings import lookup, parse, read_yaml
+from distill.text.examples import Example, read_examples
+from stages.experiment import Experiment, read_experiment
+from stages.pseudo_server import responses_of_server
 
 
 def main() -> None:
@@ -29,11 +31,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("family")
     experiment = read_experiment(parser.parse_args().family, "pseudo")
-    settings = section(experiment.profile, "recipe.pseudo", PseudoSettings)
+    section = {"pseudo": lookup(read_yaml(experiment.profile), "recipe.pseudo", experiment.profile)}
+    settings = parse(section, PseudoSection, f"{experiment.profile}: recipe").pseudo
     record = RunRecord()
-    tokenizer = experiment.tokenizer()
     examples = read_examples(experiment.data / "train.parquet", experiment.rows.student)
     pairs = [(example, sample) for sample in range(settings.samples_per_prompt) for example in examples]
+    unanswered: dict[str, int] = {}
+    if isinstance(settings, ApiPseudoSettings):
+        table, unanswered = responses_of_server(experiment, settings, pairs)
+    else:
+        table = _responses_of_teacher(experiment, settings, pairs)
+    with replace_file(Path("runs") / experiment.family / "pseudo.parquet") as aside:
+        pq.write_table(table, aside)
+    record.write(Path("runs") / experiment.family / "pseudo.run.json", unanswered=unanswered)
+
+
+def _responses_of_teacher(
+    experiment: Experiment, settings: LocalPseudoSettings, pairs: Sequence[tuple[Example, int]]
+) -> pa.Table:
+    tokenizer = experiment.tokenizer()
     with Progress(experiment.name, len(pairs), unit="response") as progress:
         responses = sample_responses(
             experiment.load(experiment.teacher),
@@ -45,7 +61,7 @@ def main() -> None:
             sampling=settings.sampling,
             on_batch=progress.advance,
         )
-    table = pa.table(
+    return pa.table(
         {
             "sample": pa.array([sample for _, sample in pairs], pa.int32()),
             "prompt_ids": pa.array([example.prompt_ids for example, _ in pairs], pa.list_(pa.int32())),
@@ -53,9 +69,6 @@ def main() -> None:
             "output": [decode_text(tokenizer, response.ids) for response in responses],
         }
     )
-    with replace_file(Path("runs") / experiment.family / "pseudo.parquet") as aside:
-        pq.write_table(table, aside)
-    record.write(Path("runs") / experiment.family / "pseudo.run.json")
 
 
 if __name__ == "__main__":

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tasks.errors import RebuildError
-from tasks.processes import environment
+from tasks.processes import DVC, environment
 
 _PIPELINE_FILES = ("dvc.lock", "results")
 """What a rebuild itself changes in a clone; a scheduled run starts from what the ref says of them."""
 
 
+def enter() -> dict[str, str]:
+    """A pull step of `prefect.yaml`: run in $REBUILD_CLONE, or in the folder where the worker was started."""
+    folder = os.environ.get("REBUILD_CLONE") or os.environ.get("PWD")
+    if folder is None or not (Path(folder) / "dvc.yaml").exists():
+        raise RebuildError(
+            f"The worker was started in {folder or 'no folder'}, which is no clone of the pipeline.\n"
+            "Start it in a clone, or name one in REBUILD_CLONE."
+        )
+    return {"directory": folder}
+
+
 def git(root: Path, *arguments: str, extra: dict[str, str] | None = None) -> str:
     """Run git in `root`; its output without the last newline. Raises: RebuildError with git's own words."""
+    if arguments[0] == "commit-tree" and not _has_identity(root):
+        # A worker's box often has none; a person's commits keep the person's name.
+        arguments = ("-c", "user.name=rebuild", "-c", "user.email=rebuild@localhost", *arguments)
     done = subprocess.run(
         ["git", *arguments], cwd=root, env=environment(extra), capture_output=True, text=True, check=False
     )
@@ -27,9 +42,33 @@ def git(root: Path, *arguments: str, extra: dict[str, str] | None = None) -> str
     return done.stdout.removesuffix("\n")
 
 
+def dvc(root: Path, *arguments: str) -> str:
+    """Run DVC in `root`; its output without the last newline. Raises: RebuildError with DVC's own words."""
+    done = subprocess.run([*DVC, *arguments], cwd=root, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RebuildError(
+            f"`dvc {' '.join(arguments)}` failed in {root}: {done.stderr.strip()}\n"
+            "Mend that, then run the same command."
+        )
+    return done.stdout.removesuffix("\n")
+
+
+def make_clone(root: Path, clone: Path) -> None:
+    """Clone `root` into `clone`, which shares DVC's cache, unless it is there."""
+    if not clone.exists():
+        git(root, "clone", "--quiet", str(root), str(clone))
+    shared = (root / dvc(root, "cache", "dir")).resolve()
+    (clone / ".dvc/config.local").write_text(f"[cache]\n    dir = {shared}\n")
+
+
 def has_commit(root: Path) -> bool:
     """Whether `root` is in a git repository with at least one commit."""
     asked = ["git", "rev-parse", "--quiet", "--verify", "HEAD"]
+    return subprocess.run(asked, cwd=root, capture_output=True, check=False).returncode == 0
+
+
+def _has_identity(root: Path) -> bool:
+    asked = ["git", "config", "user.email"]
     return subprocess.run(asked, cwd=root, capture_output=True, check=False).returncode == 0
 
 

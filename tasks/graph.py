@@ -33,6 +33,8 @@ class Stage:
     """Paths it writes, relative to the repository."""
     metrics: tuple[str, ...]
     """Those of `outs` that are metrics files."""
+    in_git: tuple[str, ...]
+    """Those of `outs` that git keeps, since DVC's cache does not: `cache: false`."""
     gpus: int
     """Devices it asks for: `meta: {gpus: N}`; 0 runs on a CPU slot."""
     retries: int
@@ -52,7 +54,7 @@ class Graph:
     changed: frozenset[str]
     """Stages that `dvc status` calls changed, before anything upstream of them has been rebuilt."""
     remote: str | None
-    """The name of DVC's default remote."""
+    """The address of DVC's default remote."""
 
 
 def read_graph(root: Path, targets: Iterable[str] = ()) -> Graph:
@@ -81,7 +83,8 @@ def _stages(root: Path, targets: list[str]) -> tuple[dict[str, Stage], str | Non
             for node in _needed_first(needs, sorted(wanted, key=lambda stage: str(stage.addressing))):
                 upstream = sorted(str(above.addressing) for above in needs.successors(node))
                 stages[node.addressing] = _stage(node, [stages[name] for name in upstream])
-            return stages, repo.config["core"].get("remote")
+            remote = repo.config["core"].get("remote")
+            return stages, remote and repo.config["remote"][remote]["url"]
     except DvcException as error:
         raise RebuildError(
             f"DVC cannot read the pipeline in {root}: {error}\nMend it until `dvc dag` works."
@@ -114,6 +117,7 @@ def _stage(node: Any, upstream: list[Stage]) -> Stage:
         name=node.addressing,
         upstream=tuple(stage.name for stage in upstream),
         outs=tuple(out.def_path for out in node.outs),
+        in_git=tuple(out.def_path for out in node.outs if not out.use_cache),
         metrics=tuple(out.def_path for out in node.outs if out.metric),
         gpus=int(meta.get("gpus", 0)),
         retries=int(meta.get("retries", 0)),

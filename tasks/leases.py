@@ -42,6 +42,11 @@ class Slots:
     """Where the lock files lie; every flow on the box must use the same folder."""
     _busy_cpu: int = 0
 
+    @property
+    def threads(self) -> int:
+        """How many threads a stage on a CPU slot should use, so that stages side by side share the cores."""
+        return max(1, len(os.sched_getaffinity(0)) // self.cpu_slots)
+
     def lease(self, gpus: int) -> Lease | None:
         """Take `gpus` devices, all if the box has fewer, a CPU slot if it has none; None if they are busy."""
         wanted = min(gpus, len(self.devices))

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import RebuildError
-from tasks.processes import environment
-from tasks.reproduce import DVC
+from tasks.clone import dvc
 
 # A metric named neither here nor there is shown without a verdict: nobody said which way is up.
 _HIGHER_IS_BETTER = ("rouge", "exact_match", "accuracy", "win_rate", "judge", "score")
@@ -70,6 +68,11 @@ def _direction(name: str) -> int:
     return 0
 
 
+def lower_is_better(name: str) -> bool:
+    """Whether a metric's name says that less is better, as a loss."""
+    return _direction(name) < 0
+
+
 def metric_changes(root: Path, files: list[str], rev: str) -> list[Change]:
     """Every metric in `files` (JSON) whose value differs between commit `rev` and the working tree."""
     changes = []
@@ -102,28 +105,18 @@ def _at(root: Path, path: str, rev: str) -> Any:
     in_git = subprocess.run(["git", "show", f"{rev}:{path}"], cwd=root, capture_output=True, text=True, check=False)
     if in_git.returncode == 0:
         return json.loads(in_git.stdout)
-    import dvc.api
+    from dvc.api import read
     from dvc.exceptions import DvcException
 
     try:
-        return json.loads(dvc.api.read(path, repo=str(root), rev=rev))
+        return json.loads(read(path, repo=str(root), rev=rev))
     except (DvcException, FileNotFoundError):
         return {}
 
 
 def setting_changes(root: Path, rev: str) -> dict[str, tuple[Any, Any]]:
     """The settings that differ between commit `rev` and the working tree: `file:key` → (old, new)."""
-    done = subprocess.run(
-        [*DVC, "params", "diff", "--json", rev],
-        cwd=root,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RebuildError(f"`dvc params diff {rev}` failed: {done.stderr.strip()}\nCheck that {rev} is a commit.")
-    found: dict[str, dict[str, dict[str, Any]]] = json.loads(done.stdout or "{}")
+    found: dict[str, dict[str, dict[str, Any]]] = json.loads(dvc(root, "params", "diff", "--json", rev) or "{}")
     return {
         f"{path}:{key}": (pair.get("old"), pair.get("new"))
         for path, keys in found.items()

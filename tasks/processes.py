@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
+"""DVC as every caller here runs it: without the flag, parallel calls fail on its lock."""
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 _NEVER_INHERITED = ("PREFECT__", "DVC_STAGE", "DVC_ROOT")
 

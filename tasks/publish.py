@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tasks.clone import git
-from tasks.errors import RebuildError
-from tasks.processes import environment
-from tasks.reproduce import DVC
+from tasks.clone import dvc, git
 
 
-def push(root: Path) -> None:
-    """Push every current output and DVC's run cache, so that other clones restore instead of building.
+def push(root: Path, stages: list[str]) -> None:
+    """Push what `stages` made, and DVC's run cache, so that other clones restore instead of building.
 
     Raises: RebuildError with DVC's own words.
     """
-    done = subprocess.run(
-        [*DVC, "push", "--run-cache"],
-        cwd=root,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RebuildError(
-            f"{done.stderr.strip()}\nThe results are safe in this clone; mend the remote, then `dvc push --run-cache`."
-        )
+    dvc(root, "push", "--run-cache", *stages)
 
 
 def commit(root: Path, branch: str, paths: list[str], message: str, say: Callable[[str], None]) -> str | None:

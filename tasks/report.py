@@ -64,7 +64,7 @@ class Report:
 
     def _metrics(self) -> str:
         rows = sorted(self.metrics, key=lambda change: _ORDER.index(change.verdict))
-        return _table(
+        return table(
             ("metric", "old", "new", "verdict"),
             [
                 (
@@ -80,7 +80,7 @@ class Report:
 
     def _settings(self) -> str:
         rows = [(f"`{name}`", old, new) for name, (old, new) in self.settings.items()]
-        return _table(("setting", "old", "new"), rows, "None.")
+        return table(("setting", "old", "new"), rows, "None.")
 
     def _stages(self) -> str:
         rows = [
@@ -95,11 +95,12 @@ class Report:
             if end.outcome is not Outcome.UP_TO_DATE
         ]
         rest = len(self.endings) - len(rows)
-        table = _table(("stage", "state", "time", "GPU seconds", "note"), rows, "")
-        return "\n\n".join(part for part in (table, f"{rest} stages were up to date." if rest else "") if part)
+        shown = table(("stage", "state", "time", "GPU seconds", "note"), rows, "")
+        return "\n\n".join(part for part in (shown, f"{rest} stages were up to date." if rest else "") if part)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]], nothing: str) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[object]], nothing: str) -> str:
+    """A Markdown table, or `nothing` without rows."""
     if not rows:
         return nothing
     cells = [head, ["---"] * len(head), *rows]

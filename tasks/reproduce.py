@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from tasks.graph import Stage
 from tasks.leases import Lease
-from tasks.processes import Command
+from tasks.processes import DVC, Command
 from tasks.progress import StageProgress
 from tasks.schedule import Outcome
 
@@ -29,7 +28,6 @@ Log = logging.Logger | logging.LoggerAdapter[Any]
 
 _LOOK_EVERY_S = 0.5
 _TAIL = 12
-DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 # What DVC 3 prints; a test holds each of these lines, so that a new wording is noticed.
 _RAN = re.compile(r"^Running stage '")
 _RESTORED = re.compile(r" is cached - skipping run, checking out outputs$|^Pulling data for ")
@@ -119,7 +117,8 @@ def _ending(
 def _reason(stage: Stage, lines: list[str]) -> str:
     """The one line that says why: DVC's own error, and what a kill usually means."""
     errors = [line for line in lines if line.startswith("ERROR: ")]
-    reason = (errors or lines or [f"{stage.name}: dvc ended without a word"])[-1].removeprefix("ERROR: ")
+    reason = (errors or lines or ["dvc ended without a word"])[-1].removeprefix("ERROR: ")
+    reason = reason.removeprefix(f"failed to reproduce '{stage.name}': ")
     if _KILLED.search(reason):
         return f"{reason} (killed, most often for want of memory: lower the profile's hardware.micro_batch)"
     return reason

@@ -12,8 +12,7 @@ from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_se
 
 from tasks.errors import RebuildError
 
-SERVER_NOTE = Path("server.json")
-"""Inside PREFECT_HOME: {"url": …} of the server that `flows.serve` runs."""
+_NOTE = "server.json"  # inside PREFECT_HOME
 
 
 @contextlib.contextmanager
@@ -31,7 +30,7 @@ def server(say: Callable[[str], None]) -> Iterator[str | None]:
             )
         yield settings.api.url
         return
-    note = settings.home / SERVER_NOTE
+    note = settings.home / _NOTE
     url = json.loads(note.read_text())["url"] if note.exists() else None
     if url and answers(url):
         with temporary_settings({PREFECT_API_URL: url}):
@@ -49,3 +48,8 @@ def answers(url: str, seconds: float = 2.0) -> bool:
     with contextlib.suppress(httpx.HTTPError):
         return httpx.get(f"{url}/health", timeout=seconds).is_success
     return False
+
+
+def write_note(home: Path, url: str) -> None:
+    """Tell later commands of this project about a server that runs at `url`."""
+    (home / _NOTE).write_text(json.dumps({"url": url}))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill.judging import summary
 from distill.project.errors import DataError, SettingsError
 from distill.project.files import read_json
 from distill.project.randomness import key
@@ -36,6 +37,8 @@ class Experiment:
     methods: tuple[str, ...]
     sets: tuple[str, ...]
     seed: int
+    judged: tuple[str, ...] = ()
+    """The sets an LLM judges answers to; none while the judge is off."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -67,6 +70,7 @@ def read_experiment(params: Path, student: str) -> Experiment:
         methods=tuple(str(name) for name in lookup(content, "methods", params)),
         sets=sets,
         seed=int(lookup(content, "seed", params)),
+        judged=tuple(name for name in content.get("judge", {}).get("datasets", []) if name in sets),
     )
 
 
@@ -108,12 +112,17 @@ def read_scores(experiment: Experiment, root: Path) -> dict[str, dict[str, Any]]
 
 
 def metrics(experiment: Experiment, scores: Mapping[str, Mapping[str, Any]], root: Path) -> Metrics:
-    """The content of results/<student>.json: model → set → metric, and model → `kl` where it was measured."""
+    """The content of results/<student>.json: model → set → metric, and model → `kl` where it was measured.
+
+    A set that is judged has a metric `judge` too, without a score where the judge's budget did not reach.
+    """
     gathered: Metrics = {}
     for model in experiment.models:
         gathered[model] = {
             name: _cell(scores[model][name], key(experiment.seed, "interval", model, name)) for name in experiment.sets
         }
+        for name in experiment.judged:
+            gathered[model][name]["judge"] = summary.read_summary(root, experiment.home(model), model, name)
     divergences = root / "scores" / experiment.student / "divergence.json"
     if divergences.exists():
         for model, found in read_json(divergences).items():

@@ -135,7 +135,7 @@ def read(student: str, root: Path) -> Table:
         experiment,
         read_json(root / "results" / f"{student}.json"),
         read_json(root / "results" / f"{student}.significance.json"),
-        note=str(recipe.get("note", "")).strip(),
+        note=str(recipe.get("note") or "").strip(),
     )
 
 

@@ -1,0 +1,82 @@
+"""The workload the cost of a MiniLLM cycle is measured on: two random GPT-2 shapes and random prompts.
+
+The models' final bias points at the end-of-sequence token, so that responses end after a geometric number of
+tokens, as long as a third of the limit on average: padding and stragglers cost what they cost in practice.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+from distill.minillm.settings import MiniLLMSettings
+
+END = 0
+# Logit of the end-of-sequence token above the others' at 8,192 tokens: one token in about 40 ends the response.
+_END_LOGIT = 5.2
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Sizes of a cycle. The defaults are what docs/cost.md calls W."""
+
+    vocabulary: int = 8192
+    prompt_tokens: int = 64
+    response_tokens: int = 128
+    """The limit."""
+    rollouts: int = 64
+    minibatch: int = 16
+    student: tuple[int, int] = (4, 256)
+    """Layers and width; heads are 64 wide."""
+    teacher: tuple[int, int] = (8, 512)
+    end_logit: float = _END_LOGIT
+    seed: int = 1
+
+    def models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
+        """(student, teacher) with random weights, the same ones on every call."""
+        return self._model(self.student, self.seed), self._model(self.teacher, self.seed + 1)
+
+    def prompts(self) -> list[list[int]]:
+        """One prompt of random tokens for each rollout."""
+        draw = random.Random(self.seed)
+        return [draw.choices(range(END + 1, self.vocabulary), k=self.prompt_tokens) for _ in range(self.rollouts)]
+
+    def settings(self, cycles: int = 1) -> MiniLLMSettings:
+        """The reference's formula, 4 inner epochs and alpha 0.2, for so many collections."""
+        steps = 4 * self.rollouts // self.minibatch
+        return MiniLLMSettings.model_validate(
+            {
+                "preset": "reference",
+                "rollouts": self.rollouts,
+                "minibatch": self.minibatch,
+                "max_steps": cycles * steps,
+                "learning_rate": 5e-6,
+                "evaluate_every": cycles * steps,
+            }
+        )
+
+    def _model(self, shape: tuple[int, int], seed: int) -> PreTrainedModel:
+        layers, width = shape
+        torch.manual_seed(seed)
+        config = GPT2Config(
+            vocab_size=self.vocabulary,
+            n_positions=self.prompt_tokens + self.response_tokens,
+            n_layer=layers,
+            n_embd=width,
+            n_head=max(1, width // 64),
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=END,
+            eos_token_id=END,
+        )
+        model = GPT2LMHeadModel(config).eval()
+        towards_end = torch.nn.functional.normalize(torch.randn(width), dim=0)
+        with torch.no_grad():
+            # A long bias against a short embedding: the end's logit hardly depends on the rest of the state.
+            model.transformer.ln_f.bias.copy_(10 * towards_end)
+            model.transformer.wte.weight[END] = self.end_logit / 10 * towards_end
+        return model

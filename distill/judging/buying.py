@@ -1,0 +1,281 @@
+"""Getting a usable reply to each of many requests: from what is kept, or bought, several at a time.
+
+What is kept comes first. A call that the server does not take (429, 5xx) or that is lost on the way is tried again
+after a pause, the one the server asks for where it does; an unusable reply is asked for again where another may
+differ. What stays without a reply carries the reason. Ctrl-C lets the calls under way arrive, since they are paid.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from distill.judging.budget import Budget, price
+from distill.judging.chat import (
+    ChatRequest,
+    LostReplyError,
+    NotTakenError,
+    RejectedError,
+    Reply,
+    UnusableReplyError,
+    estimate_tokens,
+)
+from distill.judging.purchases import Purchase, Purchases
+from distill.judging.settings import ServerSettings
+from distill.project.errors import DistillError
+
+Send = Callable[[ChatRequest], Awaitable[Reply]]
+Accept = Callable[[Reply], object]
+"""Raises UnusableReplyError for a reply that is of no use."""
+
+_NOT_REPLIED = ("server:", "rejected:")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A usable reply, or why there is none."""
+
+    reply: Reply | None
+    unanswered: str = ""
+    """Opens with its kind: `refusal`, `reply`, `server`, `rejected` or `budget`."""
+
+
+def kept_answer(request: ChatRequest, purchases: Purchases, accept: Accept, attempts: int) -> Answer | None:
+    """What was bought before: a usable reply, or that enough were bought; None when one may still be asked for."""
+    replies = purchases.replies(request.key)
+    fault: UnusableReplyError | None = None
+    for reply in replies:
+        try:
+            accept(reply)
+        except UnusableReplyError as error:
+            fault = error
+        else:
+            return Answer(reply)
+    if fault is None or (fault.again and request.varies and len(replies) < attempts):
+        return None
+    return Answer(None, str(fault))
+
+
+def to_buy(requests: Iterable[ChatRequest], purchases: Purchases, accept: Accept, attempts: int) -> list[ChatRequest]:
+    """The requests that nothing kept answers, equal ones once."""
+    wanted = {request.key: request for request in requests}
+    return [r for r in wanted.values() if kept_answer(r, purchases, accept, attempts) is None]
+
+
+class Buyer:
+    """Buys replies for one purpose from one server."""
+
+    def __init__(
+        self,
+        send: Send,
+        accept: Accept,
+        purchases: Purchases,
+        budget: Budget,
+        server: ServerSettings,
+        attempts: int,
+        replied: bool = False,
+    ) -> None:
+        """`send` raises the errors of distill/judging/chat.py, or a DistillError that ends everything.
+
+        `replied`: whether the server is known to take such requests.
+        """
+        self._send, self._accept, self._purchases, self._budget = send, accept, purchases, budget
+        self._server, self._attempts = server, attempts
+        self._under_way, self._failed_in_a_row, self._replied = 0, 0, replied
+        self._opens_at = 0.0
+        self._error: DistillError | None = None
+
+    async def buy(self, requests: Iterable[ChatRequest], advance: Callable[[], None]) -> dict[str, Answer]:
+        """The answer to each request by its key; equal requests are asked once.
+
+        Raises: DistillError when the server cannot be used, KeyboardInterrupt after Ctrl-C or SIGTERM. What was
+        bought until then is kept.
+        """
+        self._stop, self._settled = asyncio.Event(), asyncio.Condition()
+        answers: dict[str, Answer] = {}
+        waiting = deque({request.key: request for request in requests}.values())
+        asked = len(waiting)
+
+        async def work() -> None:
+            ended = False
+            try:
+                while waiting and not self._stop.is_set():
+                    request = waiting.popleft()
+                    answer = await self._answer(request)
+                    if answer is not None:
+                        answers[request.key] = answer
+                        advance()
+                ended = True
+            finally:
+                if not ended:  # a bug, or cancelled: the others must not go on spending
+                    self._stop.set()
+
+        workers = [asyncio.create_task(work()) for _ in range(min(self._server.concurrency, asked))]
+        async with self._interruptible(workers) as interrupted:
+            await asyncio.gather(*workers, return_exceptions=True)
+        if interrupted:
+            raise KeyboardInterrupt
+        for worker in workers:
+            worker.result()  # a bug keeps its traceback
+        if self._error is not None:
+            raise self._error
+        failed = [answer.unanswered for answer in answers.values() if answer.unanswered.startswith(_NOT_REPLIED)]
+        if failed and not self._replied:
+            raise _no_use(len(failed), failed[-1])
+        return answers
+
+    async def _answer(self, request: ChatRequest) -> Answer | None:
+        """Ask until there is an answer; None when everything stops first."""
+        tries = 0
+        while True:
+            kept = kept_answer(request, self._purchases, self._accept, self._attempts)
+            if kept is not None:
+                return kept
+            await self._wait_for_the_server()
+            if self._stop.is_set():
+                return None
+            if over := await self._reserve(request):
+                return Answer(None, f"budget: {over}")
+            try:
+                fault = await self._call(request)
+            except RejectedError as error:
+                return self._failed(f"rejected: {error}")
+            if self._stop.is_set() and fault is not None:
+                return None
+            tries = 0 if fault is None else tries + 1
+            if tries > self._server.retries:
+                return self._failed(f"server: {fault} ({tries} tries)")
+            if fault is not None and self._opens_at <= time.monotonic():
+                wait = min(self._server.first_wait * 2.0 ** (tries - 1), self._server.longest_wait)
+                # Spread out, or all that failed together come back together.
+                await self._sleep(wait * random.uniform(0.75, 1.0))
+
+    async def _call(self, request: ChatRequest) -> str | None:
+        """One call; what arrives is kept. Returns the fault when trying again may help.
+
+        Raises: RejectedError.
+        """
+        self._under_way += 1
+        purchase, fault = None, None
+        try:
+            reply = await self._send(request)
+        except LostReplyError as error:
+            fault = str(error)
+            purchase = self._lost(request, fault)
+        except NotTakenError as error:
+            fault = str(error)
+            self._obey(error)
+        except DistillError as error:
+            self._halt(error)
+        except asyncio.CancelledError:
+            purchase = self._lost(request, "dropped")
+            raise
+        else:
+            self._replied, self._failed_in_a_row = True, 0
+            purchase = self._purchase(request, reply, reply.tokens_in, reply.tokens_out)
+        finally:
+            self._under_way -= 1
+            self._budget.release(request, purchase)
+            async with self._settled:
+                self._settled.notify_all()
+        return fault
+
+    def _purchase(
+        self, request: ChatRequest, reply: Reply | None, tokens_in: int, tokens_out: int, lost: str | None = None
+    ) -> Purchase:
+        cost = price(self._budget.settings, tokens_in, tokens_out)
+        purchase = Purchase(request.key, self._budget.purpose, cost, tokens_in, tokens_out, reply, lost)
+        try:
+            self._purchases.append(purchase)
+        except DistillError as error:
+            self._halt(error)  # replies that cannot be kept would be bought again: buy no more
+        return purchase
+
+    def _lost(self, request: ChatRequest, reason: str) -> Purchase:
+        """Perhaps billed: counted at the most it can be."""
+        return self._purchase(request, None, estimate_tokens(request.prompt), request.longest_reply, reason)
+
+    async def _reserve(self, request: ChatRequest) -> str | None:
+        """Set a call's price aside; what others set aside may become free, so wait for them first."""
+        async with self._settled:
+            while (over := self._budget.reserve(request)) and self._under_way:
+                await self._settled.wait()
+        return over
+
+    def _obey(self, error: NotTakenError) -> None:
+        """Let all calls wait as long as the server asks one to."""
+        if error.retry_after is None:
+            return
+        if error.retry_after > self._server.longest_wait:
+            self._halt(
+                DistillError(
+                    f"the server asks to wait {error.retry_after:.0f} s ({error}), more than `server.longest_wait`; "
+                    "all replies so far are kept: run the same command later, or raise that setting"
+                )
+            )
+        self._opens_at = max(self._opens_at, time.monotonic() + error.retry_after)
+
+    def _failed(self, reason: str) -> Answer:
+        """Count a request that no reply came to; too many in a row, and nothing more is sent.
+
+        Rejected ones count while the server has taken none: then it is the settings, later the request itself.
+        """
+        self._failed_in_a_row += not (self._replied and reason.startswith("rejected:"))
+        if self._failed_in_a_row >= self._server.give_up_after:
+            self._halt(_no_use(self._failed_in_a_row, reason))
+        return Answer(None, reason)
+
+    def _halt(self, error: DistillError) -> None:
+        self._error = self._error or error
+        self._stop.set()
+
+    async def _wait_for_the_server(self) -> None:
+        while (seconds := self._opens_at - time.monotonic()) > 0 and not self._stop.is_set():
+            await self._sleep(seconds)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleep, unless everything stops."""
+        try:
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        except TimeoutError:
+            return
+
+    @asynccontextmanager
+    async def _interruptible(self, workers: Sequence[asyncio.Task[None]]) -> AsyncIterator[list[int]]:
+        """The signals that came while inside: at the first no call is added, at the second all are dropped."""
+        came: list[int] = []
+        loop = asyncio.get_running_loop()
+
+        def on_signal(number: int) -> None:
+            came.append(number)
+            self._stop.set()
+            if len(came) == 1:
+                print(f"waiting for {self._under_way} call(s) under way; once more drops them", file=sys.stderr)
+            else:
+                for worker in workers:
+                    worker.cancel()
+
+        # Python hands signals to its main thread only.
+        numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        for number in numbers:
+            loop.add_signal_handler(number, on_signal, number)
+        try:
+            yield came
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+def _no_use(count: int, reason: str) -> DistillError:
+    return DistillError(
+        f"no reply came to {count} request(s) in a row, the last for this reason: {reason}; all replies so far are "
+        "kept: see to the server or the settings, then run the same command to continue"
+    )

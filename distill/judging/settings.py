@@ -1,0 +1,185 @@
+"""Settings of models asked over the network: the judge of `params.yaml`, and a server in place of the teacher.
+
+They fall in three: what the answers depend on, what may be spent, and how the server is spoken to.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from distill.generation.settings import PseudoSettings
+from distill.project.settings import Settings
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+NO_KEY = f"export {KEY_VARIABLE} (any word for a server that wants none)"
+
+
+class ChatSettings(Settings):
+    """Which model answers; a kept reply is used again only under the same ones."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """The server's name of the model; a dated one stays the same model."""
+    base_url: str = "https://api.openai.com/v1"
+    """Any server that speaks OpenAI's chat completions, e.g. `http://127.0.0.1:8000/v1`."""
+    max_tokens: Annotated[int, Field(ge=1)] = 256
+    """Longest reply; with the prompt it bounds what a call can cost."""
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The name under which that limit is sent: OpenAI's reasoning models know only the second."""
+    attempts: Annotated[int, Field(ge=1)] = 3
+    """Replies asked for before a request whose replies are of no use is given up."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an address like http://127.0.0.1:8000/v1")
+        if parts.username or parts.password or parts.query:
+            raise ValueError(f"must hold no key or password; {NO_KEY}")
+        return value
+
+
+class ProtocolSettings(ChatSettings):
+    """What a verdict depends on. The defaults follow the paper (§3.1, B.2) as far as it tells."""
+
+    prompt: str = "judge/prompt.txt"
+    """File with {question}, {first} and {second}; the paper's own was not published with its code."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.7
+    """null sends none, for models that refuse it."""
+    orders: Literal["both", "response_first", "reference_first"] = "both"
+    """`both` asks twice and takes the mean, so that a liking for the first place cancels; twice the price."""
+    structured: bool = True
+    """Ask for JSON of a given schema; a server that refuses that is asked without it."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    """Which of `evaluation.seeds` are judged; null judges all."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Judge the first so many examples of a set; null judges all."""
+
+
+class BudgetSettings(Settings):
+    """What may be spent, over everything that `.judge/` remembers; raising a limit continues."""
+
+    dry_run: bool = False
+    """Ask nothing; tell calls, tokens and cost."""
+    max_calls: Annotated[int, Field(ge=0)] | None = None
+    """Replies that may be bought; lost ones count, requests that the server turned away do not."""
+    max_cost: Annotated[float, Field(ge=0)] | None = None
+    """US$; a call that could exceed it, its longest reply included, is not made."""
+    input_price: Annotated[float, Field(ge=0)] | None = None
+    """US$ a million tokens of prompts."""
+    output_price: Annotated[float, Field(ge=0)] | None = None
+    """US$ a million tokens of replies."""
+
+    @model_validator(mode="after")
+    def _prices(self) -> BudgetSettings:
+        if (self.input_price is None) != (self.output_price is None):
+            raise ValueError("give both `input_price` and `output_price`, or neither")
+        if self.max_cost is not None and self.input_price is None:
+            raise ValueError("`max_cost` needs `input_price` and `output_price`")
+        return self
+
+
+class ServerSettings(Settings):
+    """How the server is spoken to; changes no answer."""
+
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 8
+    """Calls under way at once."""
+    timeout: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds until a call without an answer counts as lost."""
+    retries: Annotated[int, Field(ge=0)] = 5
+    """Further tries of a call that was lost or turned away (429, 5xx)."""
+    first_wait: Annotated[float, Field(ge=0)] = 1.0
+    """Seconds before the first of them; doubles each time. A `Retry-After` of the server goes before it."""
+    longest_wait: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds; a server that asks for more is not waited for: the command stops and keeps what it has."""
+    give_up_after: Annotated[int, Field(ge=1)] = 10
+    """Requests in a row without any reply after which the server is taken to be down."""
+
+
+class JudgeSettings(Settings):
+    """`judge` in params.yaml."""
+
+    enabled: bool = False
+    """The switch; DVC itself sees `datasets`, and stages.check holds the two together."""
+    datasets: tuple[str, ...] = ()
+    """Evaluation sets to judge; none, and DVC has no judging stage at all."""
+    protocol: ProtocolSettings
+    budget: BudgetSettings = BudgetSettings()
+    server: ServerSettings = ServerSettings()
+
+
+class LocalPseudoSettings(PseudoSettings):
+    """`recipe.pseudo` where the family's own teacher answers."""
+
+    source: Annotated[Literal["teacher"], Field(alias="from")] = "teacher"
+    """The family's teacher."""
+
+
+class ApiPseudoSettings(PseudoSettings, ChatSettings):
+    """`recipe.pseudo` where a server answers in the teacher's place: black-box distillation by SeqKD."""
+
+    source: Annotated[Literal["api"], Field(alias="from")]
+    """Any OpenAI-compatible server."""
+    budget: BudgetSettings = BudgetSettings()
+    server: ServerSettings = ServerSettings()
+
+    @model_validator(mode="after")
+    def _no_top_k(self) -> ApiPseudoSettings:
+        if self.sampling.top_k:
+            raise ValueError("`sampling.top_k` is not part of the protocol these servers speak; leave it at 0")
+        return self
+
+
+def _origin(content: Any) -> Any:
+    return content.get("from", "teacher") if isinstance(content, dict) else getattr(content, "source", None)
+
+
+Pseudo = Annotated[
+    Annotated[LocalPseudoSettings, Tag("teacher")] | Annotated[ApiPseudoSettings, Tag("api")],
+    Discriminator(_origin, custom_error_type="from", custom_error_message="`from` must be `teacher` or `api`"),
+]
+
+
+class PseudoSection(Settings):
+    """The one section of a recipe that stages/pseudo.py reads."""
+
+    pseudo: Pseudo
+
+
+def has_key(environment: Mapping[str, str]) -> bool:
+    """Whether the environment holds a key."""
+    return bool(environment.get(KEY_VARIABLE, "").strip())
+
+
+def judge_faults(
+    judge: JudgeSettings, datasets: Collection[str], seeds: Collection[int], environment: Mapping[str, str]
+) -> list[str]:
+    """What the judge's section alone does not show: unknown sets and seeds, a switch half turned, no key."""
+    faults = []
+    if judge.enabled and not judge.datasets:
+        faults.append("judge.enabled is true but judge.datasets is empty; name evaluation sets there")
+    if judge.datasets and not judge.enabled:
+        faults.append("judge.datasets names sets but judge.enabled is false; set it to true or empty the list")
+    if unknown := [name for name in judge.datasets if name not in datasets]:
+        faults.append(
+            f"judge.datasets: {', '.join(unknown)} is not in datasets; the names there: {', '.join(datasets)}"
+        )
+    if twice := [name for name, times in Counter(judge.datasets).items() if times > 1]:
+        faults.append(f"judge.datasets: {', '.join(twice)} stands there twice; keep one")
+    if strange := [str(seed) for seed in judge.protocol.seeds or () if seed not in seeds]:
+        faults.append(f"judge.protocol.seeds: {', '.join(strange)} is not in evaluation.seeds; take some of those")
+    if judge.enabled and not judge.budget.dry_run and not has_key(environment):
+        faults.append(f"judge.enabled is true but there is no key; {NO_KEY}, or set judge.enabled: false")
+    return faults
+
+
+def pseudo_faults(pseudo: Pseudo, environment: Mapping[str, str]) -> list[str]:
+    """What `recipe.pseudo` alone does not show: no key for the server."""
+    if isinstance(pseudo, LocalPseudoSettings) or pseudo.budget.dry_run or has_key(environment):
+        return []
+    return [f"recipe.pseudo takes responses from {pseudo.base_url} but there is no key; {NO_KEY}"]

@@ -1,0 +1,69 @@
+"""The points of a sweep as DVC experiments: each in a clone of its own, with this clone's DVC cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from tasks.clone import check_settings, dvc, git, make_clone
+from tasks.grid import Point, Sweep, write_settings
+from tasks.schedule import Node
+
+_FOLDER = Path(".dvc/tmp/sweeps")  # inside .dvc, where neither git nor DVC looks for files of the project
+
+
+def clone_of(root: Path, sweep: Sweep, point: Point) -> Path:
+    """The clone a point is built in."""
+    return root / _FOLDER / sweep.name / point.name
+
+
+def experiment_of(sweep: Sweep, point: Point) -> str:
+    """The name of a point's DVC experiment, as `dvc exp show` lists it."""
+    return f"{sweep.name}-{point.name}"
+
+
+def prepare(root: Path, sweep: Sweep, point: Point) -> Path:
+    """A point's clone, at the commit checked out in `root`, with the point's settings, all of them valid.
+
+    Raises: RebuildError for a setting that does not exist or has a value the stages refuse.
+    """
+    clone = clone_of(root, sweep, point)
+    make_clone(root, clone)
+    head = git(root, "rev-parse", "HEAD")
+    if git(clone, "rev-parse", "HEAD") != head:
+        git(clone, "fetch", "--quiet", "origin", head)
+        git(clone, "checkout", "--quiet", "--force", "--detach", head)
+    write_settings(clone, point.settings)
+    check_settings(clone)
+    return clone
+
+
+def merge(by_point: Mapping[str, list[Node]]) -> list[Node]:
+    """All points' nodes as one schedule, in which a stage that several points share waits for the first of them.
+
+    The first one builds it; the others then find it in the cache.
+    """
+    first: dict[str, str] = {}
+    merged = []
+    for nodes in by_point.values():
+        for node in nodes:
+            earlier = first.setdefault(node.stage.key, node.key)
+            shared = (earlier,) if earlier != node.key else ()
+            merged.append(replace(node, after=(*node.after, *shared)))
+    return merged
+
+
+def save(sweep: Sweep, point: Point, clone: Path) -> None:
+    """Save a built point as a DVC experiment, and give it to the clone the sweep was started in."""
+    name = experiment_of(sweep, point)
+    dvc(clone, "exp", "save", "--quiet", "--force", "--name", name)
+    dvc(clone, "exp", "push", "--quiet", "--force", "--no-cache", "origin", name)
+
+
+def promote(root: Path, sweep: Sweep, point: Point, branch: str) -> None:
+    """Make a point's experiment a branch of `root`, one commit after the commit the sweep was built on.
+
+    Raises: RebuildError when the point has not been built, or the branch exists.
+    """
+    dvc(root, "exp", "branch", experiment_of(sweep, point), branch)
