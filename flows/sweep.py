@@ -75,7 +75,8 @@ def _build(root: Path, plan: Sweep, places: Mapping[str, Place], box: Slots, sto
         return Cancelled(message=f"stopped; continue with: python -m flows.sweep sweeps/{plan.name}.yaml")
     built = [point for point in plan.points if not _broken(point, graphs[point.name], endings)]
     for point in built:
-        save(plan, point, places[point.name].root)
+        in_git = [path for stage in graphs[point.name].stages.values() for path in stage.in_git]
+        save(plan, point, places[point.name].root, in_git)
     comparison = compare(plan, {p.name: _numbers(places[p.name].root, graphs[p.name]) for p in built})
     target = root / "results/sweeps" / f"{plan.name}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)

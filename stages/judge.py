@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from distill.judging.answers import to_buy
 from distill.judging.budget import Estimate, estimate
-from distill.judging.buying import to_buy
 from distill.judging.chat import ChatRequest
 from distill.judging.pairs import Order, Pair, read_pairs, requests_of, verdict_row
 from distill.judging.prompt import read_template

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from distill.judging.answers import Accept, Answer, kept_answer
 from distill.judging.budget import Budget
-from distill.judging.buying import Accept, Answer, Buyer, Send, kept_answer
+from distill.judging.buying import Buyer, Send
 from distill.judging.chat import (
     ChatRequest,
     LostReplyError,
@@ -135,7 +136,7 @@ class _Speaker:
         if error.code == "insufficient_quota":
             return DistillError(f"the account has no credit left ({said}); add some, then run the same command")
         if status in (408, 409, 425, 429) or status >= 500:
-            return NotTakenError(f"status {status}", retry_after(error.response.headers))
+            return NotTakenError(f"status {status}", retry_after(error.response.headers), busy=status == 429)
         return RejectedError(f"status {status}: {said}")
 
     def _redact(self, text: str) -> str:

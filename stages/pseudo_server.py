@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distill.data.prompts import encode, render
+from distill.judging.answers import to_buy
 from distill.judging.budget import estimate
-from distill.judging.buying import to_buy
 from distill.judging.purchases import read_purchases
 from distill.judging.settings import ApiPseudoSettings
 from distill.judging.teacher import CUT, read_response, response_request

@@ -5,6 +5,7 @@ What is out of date is decided by `dvc status`, once; nothing here second-guesse
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import subprocess
@@ -78,11 +79,11 @@ def _stages(root: Path, targets: list[str]) -> tuple[dict[str, Stage], str | Non
     try:
         with Repo(str(root)) as repo:
             needs = get_active_graph(repo.index.graph)  # edges point from a stage to what it needs
-            wanted = {stage for target in targets for stage in repo.stage.collect(target)} or set(needs)
+            nodes = {_address(node, root): node for node in needs}
             stages: dict[str, Stage] = {}
-            for node in _needed_first(needs, sorted(wanted, key=lambda stage: str(stage.addressing))):
-                upstream = sorted(str(above.addressing) for above in needs.successors(node))
-                stages[node.addressing] = _stage(node, [stages[name] for name in upstream])
+            for name in _needed_first(nodes, needs, _matching(nodes, targets)):
+                upstream = sorted(_address(above, root) for above in needs.successors(nodes[name]))
+                stages[name] = _stage(name, nodes[name], [stages[above] for above in upstream], root)
             remote = repo.config["core"].get("remote")
             return stages, remote and repo.config["remote"][remote]["url"]
     except DvcException as error:
@@ -91,34 +92,64 @@ def _stages(root: Path, targets: list[str]) -> tuple[dict[str, Stage], str | Non
         ) from error
 
 
-def _needed_first(needs: Any, wanted: list[Any]) -> Iterator[Any]:
+def _address(node: Any, root: Path) -> str:
+    """What `dvc repro` calls a stage when it runs in `root`; DVC's own answer depends on the current folder."""
+    from dvc.stage import PipelineStage
+
+    file = _relative(node.path, root)
+    if not isinstance(node, PipelineStage):  # a .dvc file
+        return file
+    return str(node.name) if file == "dvc.yaml" else f"{file}:{node.name}"
+
+
+def _relative(path: str, root: Path) -> str:
+    """A path as the pipeline in `root` writes it, the same in every clone; a path outside stays as it is."""
+    return Path(path).relative_to(root).as_posix() if Path(path).is_relative_to(root) else path
+
+
+def _matching(names: Iterable[str], targets: list[str]) -> list[str]:
+    """The stages that `targets` name, one by one or as a group; all of them without targets."""
+    known = list(names)
+    if not targets:
+        return known
+    for target in targets:
+        if not any(target in (name, name.partition("@")[0]) for name in known):
+            groups = {name.partition("@")[0] for name in known}
+            near = difflib.get_close_matches(target, [*known, *groups])
+            hint = f"Did you mean {' or '.join(near)}?" if near else "`dvc stage list` lists them."
+            raise RebuildError(f"There is no stage {target!r}.\n{hint}")
+    return [name for name in known if name in targets or name.partition("@")[0] in targets]
+
+
+def _needed_first(nodes: Mapping[str, Any], needs: Any, wanted: list[str]) -> Iterator[str]:
     """Every stage of `wanted` and all it needs, each after what it needs."""
+    names = {node: name for name, node in nodes.items()}
     seen = set()
-    stack = [(node, False) for node in reversed(wanted)]
+    stack = [(name, False) for name in reversed(wanted)]
     while stack:
-        node, opened = stack.pop()
+        name, opened = stack.pop()
         if opened:
-            yield node
-        elif node not in seen:
-            seen.add(node)
-            above = sorted(needs.successors(node), key=lambda stage: str(stage.addressing), reverse=True)
-            stack += [(node, True), *((stage, False) for stage in above)]
+            yield name
+        elif name not in seen:
+            seen.add(name)
+            above = sorted((names[node] for node in needs.successors(nodes[name])), reverse=True)
+            stack += [(name, True), *((other, False) for other in above)]
 
 
-def _stage(node: Any, upstream: list[Stage]) -> Stage:
+def _stage(name: str, node: Any, upstream: list[Stage], root: Path) -> Stage:
     from dvc.dependency.param import ParamsDependency
 
     meta = node.meta or {}
     made = {path for stage in upstream for path in stage.outs}
-    settings = {dep.def_path: dep.read_params() for dep in node.deps if isinstance(dep, ParamsDependency)}
-    inputs = sorted(dep.def_path for dep in node.deps if dep.def_path not in made)
+    settings = {_relative(d.fs_path, root): d.read_params() for d in node.deps if isinstance(d, ParamsDependency)}
+    inputs = sorted({_relative(dep.fs_path, root) for dep in node.deps} - made)
     told = [node.cmd, settings, inputs, [stage.key for stage in upstream]]
     return Stage(
-        name=node.addressing,
+        name=name,
         upstream=tuple(stage.name for stage in upstream),
-        outs=tuple(out.def_path for out in node.outs),
-        in_git=tuple(out.def_path for out in node.outs if not out.use_cache),
-        metrics=tuple(out.def_path for out in node.outs if out.metric),
+        outs=tuple(_relative(out.fs_path, root) for out in node.outs),
+        in_git=tuple(_relative(out.fs_path, root) for out in node.outs if not out.use_cache),
+        metrics=tuple(_relative(out.fs_path, root) for out in node.outs if out.metric),
         gpus=int(meta.get("gpus", 0)),
         retries=int(meta.get("retries", 0)),
         retry_delay_s=float(meta.get("retry_delay_s", _RETRY_DELAY_S)),

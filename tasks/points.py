@@ -54,10 +54,14 @@ def merge(by_point: Mapping[str, list[Node]]) -> list[Node]:
     return merged
 
 
-def save(sweep: Sweep, point: Point, clone: Path) -> None:
-    """Save a built point as a DVC experiment, and give it to the clone the sweep was started in."""
+def save(sweep: Sweep, point: Point, clone: Path, in_git: list[str]) -> None:
+    """Save a built point as a DVC experiment, and give it to the clone the sweep was started in.
+
+    `in_git` are the outputs that git keeps; those the commit does not have yet must be named to be saved.
+    """
     name = experiment_of(sweep, point)
-    dvc(clone, "exp", "save", "--quiet", "--force", "--name", name)
+    new = [part for path in in_git for part in ("--include-untracked", path)]
+    dvc(clone, "exp", "save", "--quiet", "--force", "--name", name, *new)
     dvc(clone, "exp", "push", "--quiet", "--force", "--no-cache", "origin", name)
 
 

@@ -20,7 +20,6 @@ GRID = """
 metric: tiny.minillm.toy.rouge_l
 grid:
   "params.yaml:quality": [10.0, 30.0]
-  "params.yaml:left": [1, 2]
 """
 
 
@@ -32,23 +31,20 @@ def test_a_sweep_builds_shared_stages_once(repository: Path, prefect_server: Ser
     assert state.is_completed(), state.message
 
     clones = sorted((repository / ".dvc/tmp/sweeps/quality").iterdir())
-    assert [clone.name for clone in clones] == [
-        f"quality={quality},left={left}" for quality in (10.0, 30.0) for left in (1, 2)
-    ]
-    # four points, but `first` and `right` are the same everywhere and `left` has two forms
-    assert sorted(name for clone in clones for name in ran(clone)) == ["first", "last", "left", "left", "right"]
+    assert [clone.name for clone in clones] == ["quality=10.0", "quality=30.0"]
+    assert sorted(name for clone in clones for name in ran(clone)) == ["first", "last", "left", "right"]
     assert ran(repository) == []
 
     with (repository / "results/sweeps/quality.csv").open() as lines:
         rows = list(csv.DictReader(lines))
-    assert [float(row["tiny.minillm.toy.rouge_l"]) for row in rows] == [30.0, 30.0, 10.0, 10.0]
-    assert [float(row["tiny.minillm.toy.rouge_l.high"]) for row in rows[:1]] == [31.0]
-    assert "| quality=30.0,left=1 | 30.0 | 1 | 30 [29, 31] |" in artifacts(client, state)["sweep"]["data"]
+    assert [float(row["tiny.minillm.toy.rouge_l"]) for row in rows] == [30.0, 10.0]
+    assert [float(row["tiny.minillm.toy.rouge_l.high"]) for row in rows] == [31.0, 11.0]
+    assert "| quality=30.0 | 30.0 | 30 [29, 31] |" in artifacts(client, state)["sweep"]["data"]
 
     again = sweep(str(file), return_state=True)
     assert set(names(client, again).values()) == {"UpToDate"}
 
-    promote = [sys.executable, "-m", "flows.sweep", str(file), "--promote", "quality=30.0,left=2", "--branch", "best"]
+    promote = [sys.executable, "-m", "flows.sweep", str(file), "--promote", "quality=30.0", "--branch", "best"]
     subprocess.run(promote, cwd=repository, check=True)
     assert "quality: 30.0" in run(repository, "git", "show", "best:params.yaml")
     run(repository, "git", "checkout", "--quiet", "best")

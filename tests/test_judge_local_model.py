@@ -62,7 +62,7 @@ def train_judge(folder: Path) -> None:
     model = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     answer = [*tokenizer(REPLY)["input_ids"], tokenizer.eos_token_id]
-    for step in range(60):
+    for step in range(200):
         turns = [{"role": "user", "content": [*prompts(), "Name a river."][step % 4]}]
         ids = tokenizer(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))["input_ids"]
         batch = torch.tensor([ids + answer])

@@ -131,7 +131,7 @@ def test_the_metric_is_the_ratio_of_sums_for_each_seed() -> None:
     assert found["per_seed"] == [round(100 * 10 / 18, 4), 50.0]
     assert found["mean"] == pytest.approx((100 * 10 / 18 + 50) / 2, abs=1e-4)
     assert found["std"] == pytest.approx(math.dist([100 * 10 / 18], [50]) / math.sqrt(2), abs=1e-4)
-    assert (found["judged"], found["unjudged"], found["reasons"]) == (4, 0, {})
+    assert (found["judged"], found["pairs"], found["reasons"]) == (4, 4, {})
     low, high = found["ci95"]
     assert low <= found["mean"] <= high
 
@@ -139,7 +139,7 @@ def test_the_metric_is_the_ratio_of_sums_for_each_seed() -> None:
 def test_unjudged_pairs_are_in_neither_sum() -> None:
     rows = [row(0, 10, 5, 10), row(1, 10, None, None, "refusal: no"), row(2, 10, None, None, "reply: 3 scores")]
     found = summary.summarise(rows, seed=0)
-    assert (found["mean"], found["judged"], found["unjudged"]) == (50.0, 1, 2)
+    assert (found["mean"], found["judged"], found["pairs"]) == (50.0, 1, 3)
     assert found["reasons"] == {"refusal": 1, "reply": 1}
     assert summary.shown({"judge": found}) == "50.0 ± 0.0 (1 of 3)"
 
@@ -155,7 +155,7 @@ def test_unjudged_pairs_are_in_neither_sum() -> None:
 )
 def test_no_score_is_made_up(rows: list[dict[str, Any]]) -> None:
     found = summary.summarise(rows, seed=0)
-    assert set(found) == {"judged", "unjudged", "reasons"}
+    assert set(found) == {"judged", "pairs", "reasons"}
     assert summary.shown({"judge": found}) == summary.shown({}) == "not judged"
 
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 import sys
-import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
+from distill.judging.answers import Accept, Answer, kept_answer
 from distill.judging.budget import Budget, price
 from distill.judging.chat import (
     ChatRequest,
@@ -25,49 +23,24 @@ from distill.judging.chat import (
     NotTakenError,
     RejectedError,
     Reply,
-    UnusableReplyError,
     estimate_tokens,
 )
+from distill.judging.interrupts import interruptible
 from distill.judging.purchases import Purchase, Purchases
 from distill.judging.settings import ServerSettings
 from distill.project.errors import DistillError
 
 Send = Callable[[ChatRequest], Awaitable[Reply]]
-Accept = Callable[[Reply], object]
-"""Raises UnusableReplyError for a reply that is of no use."""
-
 _NOT_REPLIED = ("server:", "rejected:")
+_MOST_DOUBLINGS = 32  # of a pause; its limit is reached long before
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A usable reply, or why there is none."""
+class _Fault:
+    """Why a call that may be tried again brought nothing."""
 
-    reply: Reply | None
-    unanswered: str = ""
-    """Opens with its kind: `refusal`, `reply`, `server`, `rejected` or `budget`."""
-
-
-def kept_answer(request: ChatRequest, purchases: Purchases, accept: Accept, attempts: int) -> Answer | None:
-    """What was bought before: a usable reply, or that enough were bought; None when one may still be asked for."""
-    replies = purchases.replies(request.key)
-    fault: UnusableReplyError | None = None
-    for reply in replies:
-        try:
-            accept(reply)
-        except UnusableReplyError as error:
-            fault = error
-        else:
-            return Answer(reply)
-    if fault is None or (fault.again and request.varies and len(replies) < attempts):
-        return None
-    return Answer(None, str(fault))
-
-
-def to_buy(requests: Iterable[ChatRequest], purchases: Purchases, accept: Accept, attempts: int) -> list[ChatRequest]:
-    """The requests that nothing kept answers, equal ones once."""
-    wanted = {request.key: request for request in requests}
-    return [r for r in wanted.values() if kept_answer(r, purchases, accept, attempts) is None]
+    reason: str
+    busy: bool = False
 
 
 class Buyer:
@@ -90,7 +63,7 @@ class Buyer:
         self._send, self._accept, self._purchases, self._budget = send, accept, purchases, budget
         self._server, self._attempts = server, attempts
         self._under_way, self._failed_in_a_row, self._replied = 0, 0, replied
-        self._opens_at = 0.0
+        self._replies, self._opens_at = 0, 0.0
         self._error: DistillError | None = None
 
     async def buy(self, requests: Iterable[ChatRequest], advance: Callable[[], None]) -> dict[str, Answer]:
@@ -119,7 +92,12 @@ class Buyer:
                     self._stop.set()
 
         workers = [asyncio.create_task(work()) for _ in range(min(self._server.concurrency, asked))]
-        async with self._interruptible(workers) as interrupted:
+
+        def drop() -> None:
+            for worker in workers:
+                worker.cancel()
+
+        with interruptible(self._end_softly, drop) as interrupted:
             await asyncio.gather(*workers, return_exceptions=True)
         if interrupted:
             raise KeyboardInterrupt
@@ -134,7 +112,7 @@ class Buyer:
 
     async def _answer(self, request: ChatRequest) -> Answer | None:
         """Ask until there is an answer; None when everything stops first."""
-        tries = 0
+        tries, pauses, replies = 0, 0, self._replies
         while True:
             kept = kept_answer(request, self._purchases, self._accept, self._attempts)
             if kept is not None:
@@ -144,21 +122,30 @@ class Buyer:
                 return None
             if over := await self._reserve(request):
                 return Answer(None, f"budget: {over}")
+            if self._stop.is_set():
+                self._budget.release(request)
+                return None
             try:
                 fault = await self._call(request)
             except RejectedError as error:
                 return self._failed(f"rejected: {error}")
-            if self._stop.is_set() and fault is not None:
+            if fault is None:
+                tries, pauses = 0, 0
+                continue
+            if self._stop.is_set():
                 return None
-            tries = 0 if fault is None else tries + 1
+            # A busy server that goes on replying to others has not failed this request: it is its turn later.
+            tries = 0 if fault.busy and self._replies > replies else tries + 1
+            replies = self._replies
             if tries > self._server.retries:
-                return self._failed(f"server: {fault} ({tries} tries)")
-            if fault is not None and self._opens_at <= time.monotonic():
-                wait = min(self._server.first_wait * 2.0 ** (tries - 1), self._server.longest_wait)
+                return self._failed(f"server: {fault.reason} ({tries} tries)")
+            if self._opens_at <= time.monotonic():
+                wait = min(self._server.first_wait * 2.0**pauses, self._server.longest_wait)
                 # Spread out, or all that failed together come back together.
                 await self._sleep(wait * random.uniform(0.75, 1.0))
+                pauses = min(pauses + 1, _MOST_DOUBLINGS)
 
-    async def _call(self, request: ChatRequest) -> str | None:
+    async def _call(self, request: ChatRequest) -> _Fault | None:
         """One call; what arrives is kept. Returns the fault when trying again may help.
 
         Raises: RejectedError.
@@ -168,10 +155,10 @@ class Buyer:
         try:
             reply = await self._send(request)
         except LostReplyError as error:
-            fault = str(error)
-            purchase = self._lost(request, fault)
+            fault = _Fault(str(error))
+            purchase = self._lost(request, fault.reason)
         except NotTakenError as error:
-            fault = str(error)
+            fault = _Fault(str(error), error.busy)
             self._obey(error)
         except DistillError as error:
             self._halt(error)
@@ -180,6 +167,7 @@ class Buyer:
             raise
         else:
             self._replied, self._failed_in_a_row = True, 0
+            self._replies += 1
             purchase = self._purchase(request, reply, reply.tokens_in, reply.tokens_out)
         finally:
             self._under_way -= 1
@@ -237,6 +225,10 @@ class Buyer:
         self._error = self._error or error
         self._stop.set()
 
+    def _end_softly(self) -> None:
+        self._stop.set()
+        print(f"waiting for {self._under_way} call(s) under way; once more drops them", file=sys.stderr)
+
     async def _wait_for_the_server(self) -> None:
         while (seconds := self._opens_at - time.monotonic()) > 0 and not self._stop.is_set():
             await self._sleep(seconds)
@@ -247,31 +239,6 @@ class Buyer:
             await asyncio.wait_for(self._stop.wait(), seconds)
         except TimeoutError:
             return
-
-    @asynccontextmanager
-    async def _interruptible(self, workers: Sequence[asyncio.Task[None]]) -> AsyncIterator[list[int]]:
-        """The signals that came while inside: at the first no call is added, at the second all are dropped."""
-        came: list[int] = []
-        loop = asyncio.get_running_loop()
-
-        def on_signal(number: int) -> None:
-            came.append(number)
-            self._stop.set()
-            if len(came) == 1:
-                print(f"waiting for {self._under_way} call(s) under way; once more drops them", file=sys.stderr)
-            else:
-                for worker in workers:
-                    worker.cancel()
-
-        # Python hands signals to its main thread only.
-        numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        for number in numbers:
-            loop.add_signal_handler(number, on_signal, number)
-        try:
-            yield came
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
 
 
 def _no_use(count: int, reason: str) -> DistillError:

@@ -17,10 +17,10 @@ from distill.judging.settings import ChatSettings
 class NotTakenError(Exception):
     """The server did not take the request (429, 5xx, no connection): nothing was billed, later may do."""
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
-        """`retry_after`: the seconds that the server asked to wait."""
+    def __init__(self, reason: str, retry_after: float | None = None, busy: bool = False) -> None:
+        """`retry_after`: the seconds that the server asked to wait; `busy`: it has too much to do (429)."""
         super().__init__(reason)
-        self.retry_after = retry_after
+        self.retry_after, self.busy = retry_after, busy
 
 
 class LostReplyError(Exception):

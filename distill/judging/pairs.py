@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from distill.judging.buying import Answer
+from distill.judging.answers import Answer
 from distill.judging.chat import ChatRequest, chat_request, question_of
 from distill.judging.prompt import SCORES_SCHEMA, fill
 from distill.judging.scores import read_scores

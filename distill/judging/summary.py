@@ -30,14 +30,14 @@ def summary_path(root: Path, who: str, what: str, name: str) -> Path:
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    """The summary of verdict rows: `{mean, std, per_seed, ci95, judged, unjudged, reasons}`.
+    """The summary of verdict rows: `{mean, std, per_seed, ci95, judged, pairs, reasons}`.
 
     The score (the first four) is left out when no pair is judged, or when pairs were never asked about because the
     budget ended: the rest would be a sample nobody chose. Pairs that the judge was asked about in vain are left out
-    of both sums and counted in `unjudged`. `seed` draws the bootstrap over examples and seeds.
+    of both sums and counted by `reasons`. `seed` draws the bootstrap over examples and seeds.
     """
     reasons = Counter(str(row["unjudged"]).split(":")[0] for row in rows if row["unjudged"] is not None)
-    counts = {"judged": len(rows) - reasons.total(), "unjudged": reasons.total(), "reasons": dict(reasons)}
+    counts = {"judged": len(rows) - reasons.total(), "pairs": len(rows), "reasons": dict(reasons)}
     seeds, ids = sorted({row["seed"] for row in rows}), list(dict.fromkeys(row["id"] for row in rows))
     sums = np.zeros((2, len(seeds), len(ids)))  # model, reference; 0 where unjudged
     column = {identity: number for number, identity in enumerate(ids)}
@@ -84,5 +84,5 @@ def shown(cell: Mapping[str, Any]) -> str:
     judge = cell.get("judge", {})
     if "mean" not in judge:
         return NOT_JUDGED
-    of = f" ({judge['judged']} of {judge['judged'] + judge['unjudged']})" if judge["unjudged"] else ""
+    of = f" ({judge['judged']} of {judge['pairs']})" if judge["judged"] < judge["pairs"] else ""
     return f"{judge['mean']:.1f} ± {judge['std']:.1f}{of}"

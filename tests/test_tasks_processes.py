@@ -1,0 +1,69 @@
+"""Commands end with whoever started them, whatever they did to hide."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from tasks.processes import Command
+from tests.small_repository import until
+
+# Starts a child in a session of its own, as torchrun does, that ignores every polite signal.
+_STUBBORN = """
+import pathlib, signal, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", '''
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+time.sleep(120)
+'''], start_new_session=True)
+time.sleep(0.3)
+pathlib.Path("pids").write_text(str(child.pid))
+time.sleep(120)
+"""
+
+
+def stubborn_child(folder: Path) -> int:
+    until(lambda: (folder / "pids").exists() and (folder / "pids").read_text())
+    return int((folder / "pids").read_text())
+
+
+def test_lines_and_exit_code(tmp_path: Path) -> None:
+    code = r"import sys; print('one'); sys.stderr.write('10%\r50%\r100%\n'); sys.exit(7)"
+    command = Command([sys.executable, "-c", code], tmp_path, {})
+    assert sorted(line for line in command.lines(every=5.0) if line) == ["100%", "one"]
+    assert command.wait() == 7
+
+
+def test_a_stop_ends_a_child_that_left_the_group_and_ignores_signals(tmp_path: Path) -> None:
+    command = Command([sys.executable, "-c", _STUBBORN], tmp_path, {})
+    child = stubborn_child(tmp_path)
+    began = time.monotonic()
+    command.stop()
+    assert command.wait() != 0
+    assert time.monotonic() - began < 9
+    assert not psutil.pid_exists(child)
+
+
+def test_a_killed_parent_takes_everything_with_it(tmp_path: Path) -> None:
+    code = f"import sys; from pathlib import Path; from tasks.processes import Command; \
+c = Command([sys.executable, '-c', {_STUBBORN!r}], Path({str(tmp_path)!r}), {{}}); c.wait()"
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    child = stubborn_child(tmp_path)
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    until(lambda: not psutil.pid_exists(child), seconds=9)
+
+
+def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
+    code = "import subprocess, pathlib; p = subprocess.Popen(['sleep', '60'], start_new_session=True); \
+pathlib.Path('pids').write_text(str(p.pid))"
+    command = Command([sys.executable, "-c", code], tmp_path, {})
+    assert command.wait() == 0
+    assert not psutil.pid_exists(int((tmp_path / "pids").read_text()))
