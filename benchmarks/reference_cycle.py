@@ -127,7 +127,8 @@ class ReferenceCycle:
             store = self.collect(number)
             for epoch in range(settings.inner_epochs):
                 order = torch.tensor(permutation(settings.rollouts, self.seed, "inner epoch", number, epoch))
-                losses += [self.update(store.rows(index), len(losses)) for index in order.split(settings.minibatch)]
+                for rows in order.split(settings.minibatch):
+                    losses.append(self.update(store.rows(rows), len(losses)))
         return losses
 
     @torch.no_grad()
