@@ -8,6 +8,7 @@ VENV := .venv
 READY := $(VENV)/.complete
 TORCH := torch==2.13.0
 PYTEST_WORKERS ?= 2
+REV ?= HEAD~1
 
 # .venv first, so that DVC's stages, torchrun and ninja are ours without activating anything.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -20,7 +21,7 @@ export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test check bench serve rebuild
+.PHONY: help setup repro test check compare bench serve rebuild
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -41,6 +42,9 @@ check: $(READY) ## ruff, mypy --strict, layout tests, every profile
 	@mypy
 	@pytest -q tests/test_layout.py
 	@python -m stages.check --all
+
+compare: $(READY) ## what changed since a commit: make compare REV=HEAD~1
+	@python -m stages.compare $(REV)
 
 bench: $(READY) ## measure a MiniLLM cycle against its baselines
 	@python -m benchmarks.minillm_cycle

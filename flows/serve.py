@@ -45,7 +45,7 @@ class Serving:
                 "DO_NOT_TRACK": "1",
                 "REBUILD_CLONE": str(clone),
                 # The flows of the clone, not those of the folder this was started in.
-                "PYTHONPATH": str(clone),
+                "PYTHONPATH": os.pathsep.join([str(clone), *filter(None, [os.environ.get("PYTHONPATH")])]),
             }
         )
 

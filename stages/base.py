@@ -8,23 +8,25 @@ A model taken from somewhere is only pointed to; a fresh one is initialised and 
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
-from distill.models.checkpoints import RunRecord, copy_tokenizer, save_checkpoint
-from distill.models.loading import REFERENCE_FILE, initialise_model, load_model
 from distill.models.settings import ModelSettings, PretrainSettings
-from distill.objectives import sft
 from distill.project.errors import run_stage
 from distill.project.files import fresh_dir, write_json
 from distill.project.randomness import key, rng
 from distill.text.examples import Example, read_documents
-from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
-from distill.training.supervised import train_supervised
-from stages.experiment import read_experiment
 
 
 def main() -> None:
     """Write runs/<who>/base."""
+    from distill.models.checkpoints import RunRecord, copy_tokenizer, save_checkpoint
+    from distill.models.loading import REFERENCE_FILE, initialise_model, load_model
+    from distill.objectives import sft
+    from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
+    from distill.training.supervised import train_supervised
+    from stages.experiment import read_experiment
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("who", help="a family (its teacher's base) or a student")
     experiment = read_experiment(parser.parse_args().who, "base")
@@ -64,6 +66,7 @@ def main() -> None:
             )
         save_checkpoint(model, tokenizer, experiment.output, experiment.meta(settings))
     record.write(Path(f"{experiment.output}.run.json"))
+    shutil.rmtree(Path(".resume") / experiment.name, ignore_errors=True)
 
 
 def windows(documents: list[list[int]], eos_id: int, pretrain: PretrainSettings, seed: int) -> list[Example]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from distill.data.evalset import EvalSetSettings
 from distill.data.settings import DataSettings
+from distill.evaluation.labelled import LabelSetSettings
 from distill.generation.settings import EvaluationSettings
 from distill.judging.prompt import read_template
 from distill.judging.settings import JudgeSettings, Pseudo, judge_faults, pseudo_faults
@@ -23,11 +24,13 @@ from distill.objectives.kd import ObjectiveSettings as KDSettings
 from distill.objectives.seqkd import ObjectiveSettings as SeqKDSettings
 from distill.objectives.sft import ObjectiveSettings as SFTSettings
 from distill.project.errors import SettingsError, run_stage
-from distill.project.settings import Settings, parse, read_yaml, section
-from distill.project.table import PARAMS, Table, profile_path, read_table
+from distill.project.settings import Settings, lookup, parse, read_yaml, section
+from distill.project.table import PARAMS, Table, profile_path, read_profile, read_table
 from distill.runs.hardware import HardwareSettings
 from distill.text.settings import PromptSettings, TokenizerSettings
-from stages.watched import unwritten_settings
+from stages.watched import unwritten_params, unwritten_settings
+
+_MD5 = "0" * 32
 
 
 class TeacherRecipe(Settings):
@@ -75,26 +78,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="every profile and evaluation set, used or not")
     everything = parser.parse_args().all
-    faults: list[str] = []
+    faults = lock_faults(Path("dvc.lock"))
     table = _attempt(faults, read_table)
     evaluation = _attempt(faults, lambda: section(PARAMS, "evaluation", EvaluationSettings))
     judge = _attempt(faults, lambda: section(PARAMS, "judge", JudgeSettings))
     families = set(table.families) if table else set()
     names = {p.stem for p in Path("profiles").glob("*.yaml")} if everything else set()
-    profiles = {name: _attempt(faults, lambda n=name: read_profile(n)) for name in sorted(families | names)}
+    profiles = {name: _attempt(faults, lambda n=name: check_profile(n)) for name in sorted(families | names)}
     sets = set(table.datasets) if table else set()
     sets |= {p.stem for p in Path("evalsets").glob("*.yaml")} if everything else set()
     for name in sorted(sets):
         _attempt(faults, lambda n=name: read_evalset(n))
+    labelled = _attempt(faults, read_calibration) or {}
+    for name in sorted(labelled.keys() | ({p.stem for p in Path("labelsets").glob("*.yaml")} if everything else set())):
+        _attempt(faults, lambda n=name: read_labelset(n))
     if table is not None:
-        faults += cross_faults(table, profiles)
+        faults += cross_faults(table, profiles, labelled)
     if judge is not None:
         _attempt(faults, lambda: read_template(Path(judge.protocol.prompt)))
     if table is not None and evaluation is not None and judge is not None:
         found = judge_faults(judge, table.datasets, evaluation.seeds, os.environ)
         faults += [f"{PARAMS}: {fault}" for fault in found]
     if faults:
-        raise SettingsError("the settings have faults:\n  " + "\n  ".join(faults))
+        raise SettingsError("the settings have faults:\n  " + "\n  ".join(dict.fromkeys(faults)))
     print(f"settings: {len(profiles)} profile(s) and {len(sets)} evaluation set(s) are sound")
 
 
@@ -107,17 +113,38 @@ def _attempt(faults: list[str], read: Callable[..., Any]) -> Any:
         return None
 
 
-def read_profile(family: str) -> Profile:
-    """A whole profile. Raises: SettingsError with all its faults, a key that params.yaml has too among them."""
-    path = profile_path(family)
-    content = read_yaml(path)
-    recipe = content.get("recipe")
-    inside = set(content) | (set(recipe) if isinstance(recipe, dict) else set())
-    if twice := sorted(inside & set(read_yaml(PARAMS)) - {"students"}):
-        raise SettingsError(
-            f"{path}: {', '.join(twice)} stand(s) in {PARAMS} too; a setting lives in one place: keep one"
-        )
-    return parse(content, Profile, str(path))
+def lock_faults(path: Path) -> list[str]:
+    """Whether DVC can read its own record of what is built: it writes it in place, and a kill may cut that short."""
+    if not path.exists() or not path.stat().st_size:
+        return []
+    try:
+        content = read_yaml(path)
+    except SettingsError:
+        content = {}
+    entries = content.get("stages", {})
+    if content.get("schema") == "2.0" and isinstance(entries, dict) and all(map(_is_whole, entries.values())):
+        return []
+    fix = "delete it and run `dvc repro`: what is finished comes back from DVC's cache"
+    return [f"{path} is cut off, because DVC was killed while it wrote it; {fix}"]
+
+
+def _is_whole(entry: Any) -> bool:
+    """Whether one stage of dvc.lock has the parts that DVC insists on."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("cmd"), str | list):
+        return False
+    files = [file for kind in ("deps", "outs") if kind in entry for file in entry[kind] or [None]]
+    params = entry.get("params", {})
+    return (
+        all(isinstance(f, dict) and "path" in f and len(str(f.get("md5", _MD5))) >= len(_MD5) for f in files)
+        and all(isinstance(value, str | int) for f in files for value in f.values())
+        and isinstance(params, dict)
+        and all(isinstance(values, dict) for values in params.values())
+    )
+
+
+def check_profile(family: str) -> Profile:
+    """A whole profile. Raises: SettingsError with all its faults."""
+    return parse(read_profile(family), Profile, str(profile_path(family)))
 
 
 def read_evalset(name: str) -> EvalSetSettings:
@@ -129,7 +156,24 @@ def read_evalset(name: str) -> EvalSetSettings:
     return parse(read_yaml(path), EvalSetSettings, str(path))
 
 
-def cross_faults(table: Table, profiles: dict[str, Profile | None]) -> list[str]:
+def read_calibration() -> dict[str, str]:
+    """The labelled sets of params.yaml and where they lie. Raises: SettingsError when there is none."""
+    named = lookup(read_yaml(PARAMS), "calibration", PARAMS)
+    if not isinstance(named, dict) or not named:
+        raise SettingsError(f"{PARAMS}: calibration names no set; name one, e.g. toy_whether: distill/world")
+    return {str(name): str(path) for name, path in named.items()}
+
+
+def read_labelset(name: str) -> LabelSetSettings:
+    """One labelled set's description. Raises: SettingsError."""
+    path = Path("labelsets") / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise SettingsError(f"labelled set `{name}` has no {path}; write it or use one of: {known}")
+    return parse(read_yaml(path), LabelSetSettings, str(path))
+
+
+def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: dict[str, str]) -> list[str]:
     """Faults that no single section shows."""
     faults = []
     for student, row in table.students.items():
@@ -140,9 +184,14 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None]) -> list[str]
                 f"student `{student}` has no recipe in profiles/{row.family}.yaml; add recipe.students.{student} "
                 f"or use one of: {known}"
             )
-    for name in profiles:
-        used = [student for student, row in table.students.items() if row.family == name]
-        faults += unwritten_settings(profile_path(name), used) if profiles[name] is not None else []
+        elif profile is not None:
+            faults += sample_faults(f"profiles/{row.family}.yaml", student, profile.recipe, table.methods)
+    faults += unwritten_params()
+    for name, profile in profiles.items():
+        if profile is not None:
+            rows = table.students.items()
+            used = [student for student, row in rows if row.family == name and student in profile.recipe.students]
+            faults += unwritten_settings(profile_path(name), used)
     for family in table.families:
         if (profile := profiles.get(family)) is not None:
             faults += [f"profiles/{family}.yaml: {fault}" for fault in pseudo_faults(profile.recipe.pseudo, os.environ)]
@@ -153,12 +202,28 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None]) -> list[str]
         for method in table.methods
         if method not in blocks
     ]
-    for kind, places in (("families", table.families), ("datasets", table.datasets)):
+    for kind, places in (
+        ("families", table.families),
+        ("datasets", table.datasets),
+        ("calibration", labelled),
+    ):
         for name, place in places.items():
             # What lies below data/ is made by the pipeline itself.
             if not place.startswith("data/") and not Path(place).exists():
                 faults.append(f"{PARAMS}: {kind}.{name}: {place} does not exist; correct the path or fetch the data")
     return faults
+
+
+def sample_faults(profile: str, student: str, recipe: Recipe, methods: list[str]) -> list[str]:
+    """Methods that would learn from more of the teacher's responses than are drawn."""
+    drawn = recipe.pseudo.samples_per_prompt
+    wanted = {method: getattr(recipe.students[student], method, None) for method in methods}
+    return [
+        f"{profile}: recipe.students.{student}.{method} wants {section.samples_per_prompt} samples a prompt and "
+        f"recipe.pseudo draws {drawn}; raise recipe.pseudo.samples_per_prompt or lower the other"
+        for method, section in wanted.items()
+        if isinstance(section, SeqKDSettings) and section.samples_per_prompt > drawn
+    ]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""DVC stage: reverse and forward KL between the teacher and every method's student, on the validation prompts.
+"""DVC stage: reverse and forward KL between a teacher and every method's student, on the validation prompts.
 
 python -m stages.divergence <student>
 """
@@ -8,38 +8,46 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from distill.evaluation.divergence import divergence
+from distill.evaluation.traces import Traces, summarize, write_traces
 from distill.project.errors import run_stage
 from distill.project.files import write_json
 from distill.project.progress import Progress
 from distill.project.table import read_table
-from distill.text.examples import read_examples
-from stages.experiment import read_experiment
 
 
 def main() -> None:
-    """Write scores/<student>/divergence.json: nats a token by method."""
+    """Write analyses/<student>/divergence.json, nats a token by method, and the traces it is made of."""
+    from distill.evaluation.divergence import sample, trace
+    from distill.text.examples import read_examples
+    from stages.experiment import read_experiment
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("student")
     experiment = read_experiment(parser.parse_args().student, "divergence")
-    methods = read_table().methods
+    methods, seeds = read_table().methods, experiment.evaluation.seeds
     prompts = [example.prompt_ids for example in read_examples(experiment.data / "valid.parquet")]
-    eos_id = int(experiment.tokenizer().eos_token_id)
+    sizes = {
+        "max_new_tokens": experiment.prompt.max_response_tokens,
+        "eos_id": int(experiment.tokenizer().eos_token_id),
+        "batch_size": experiment.hardware.decode_batch,
+    }
     teacher = experiment.load(experiment.teacher)
-    found = {}
-    with Progress(experiment.name, len(methods), unit="model") as progress:
+    found: dict[str, Traces] = {}
+    with Progress(experiment.name, 1 + len(methods), unit="model") as progress:
+        reference = sample(teacher, prompts, seeds, **sizes)
+        progress.advance()
         for method in methods:
-            found[method] = divergence(
-                experiment.load(Path("runs") / experiment.who / method),
-                teacher,
-                prompts,
-                seeds=experiment.evaluation.seeds,
-                max_new_tokens=experiment.prompt.max_response_tokens,
-                eos_id=eos_id,
-                batch_size=experiment.hardware.decode_batch,
-            )
+            student = experiment.load(Path("runs") / experiment.who / method)
+            own = sample(student, prompts, seeds, **sizes)
+            batch = experiment.hardware.micro_batch
+            found[method] = {
+                "own": trace(student, teacher, prompts, seeds, own, batch),
+                "teacher": trace(student, teacher, prompts, seeds, reference, batch),
+            }
             progress.advance()
-    write_json(Path("scores") / experiment.who / "divergence.json", found)
+    folder = Path("analyses") / experiment.who
+    write_traces(folder / "traces.parquet", found)
+    write_json(folder / "divergence.json", summarize(found, experiment.seed))
 
 
 if __name__ == "__main__":

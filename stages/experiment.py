@@ -11,12 +11,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.generation.settings import EvaluationSettings
 from distill.generation.validation import Validation
-from distill.models.checkpoints import quiet_libraries
+from distill.models.checkpoints import library_versions, quiet_libraries
 from distill.models.loading import load_model
 from distill.models.settings import Dtype
 from distill.project.files import sha256_tree
 from distill.project.settings import S, Settings, lookup, parse, read_yaml, section
-from distill.project.table import PARAMS, family_of, profile_path, read_table
+from distill.project.table import PARAMS, family_of, profile_path, read_profile, read_table
 from distill.runs.hardware import HardwareSettings
 from distill.runs.limits import RowLimits
 from distill.runs.resume import fingerprint
@@ -42,7 +42,8 @@ class Experiment:
     @property
     def name(self) -> str:
         """DVC's name of the stage."""
-        return f"{self.what}@{self.who}"
+        block = "teacher_base" if (self.what, self.who) == ("base", self.family) else self.what
+        return f"{block}@{self.who}"
 
     @property
     def data(self) -> Path:
@@ -109,10 +110,11 @@ class Experiment:
         return parse(data.get("rows") or {}, RowLimits, f"{self.profile}: recipe.data.rows")
 
     def fingerprint(self, settings: object, *inputs: Path) -> str:
-        """What an unfinished run must share with this one to be continued: settings, inputs, code."""
+        """What an unfinished run must share with this one to be continued: settings, inputs, code, libraries."""
         digests = [sha256_tree(path) for path in inputs]
         code = [sha256_tree(path) for path in sorted(Path("distill").rglob("*.py"))]
-        return fingerprint(str(settings), self.seed, self.dtype, digests, code)
+        shared = (self.seed, self.dtype, self.prompt, self.rows, self.evaluation.sampling)
+        return fingerprint(str(settings), str(shared), digests, code, library_versions())
 
 
 def read_experiment(who: str, what: str) -> Experiment:
@@ -123,7 +125,7 @@ def read_experiment(who: str, what: str) -> Experiment:
     table = read_table()
     family = family_of(who, table)
     profile = profile_path(family)
-    content = read_yaml(profile)
+    content = read_profile(family)
     hardware = parse(content.get("hardware") or {}, HardwareSettings, f"{profile}: hardware")
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)

@@ -5,13 +5,14 @@ python -m stages.kd <family|student> <name>
 
 from __future__ import annotations
 
-from distill.objectives import kd
 from distill.project.errors import run_stage
-from stages.supervised import parse_experiment, read_train_rows, train, train_file
 
 
 def main() -> None:
     """Write runs/<who>/<name>."""
+    from distill.objectives import kd
+    from stages.supervised import parse_experiment, read_train_rows, train, train_file
+
     experiment = parse_experiment(__doc__)
     settings = experiment.settings(kd.ObjectiveSettings)
     train(experiment, kd, settings, train_file(experiment), lambda: read_train_rows(experiment))

@@ -8,20 +8,22 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from distill.minillm.loop import Machine, MiniLLMRun, Task
-from distill.minillm.plaintext import token_stream
 from distill.minillm.settings import MiniLLMSettings
-from distill.minillm.state import restore, store
-from distill.models.checkpoints import RunRecord, save_checkpoint
 from distill.project.errors import run_stage
 from distill.project.progress import Progress
-from distill.runs.resume import ResumeStore
-from distill.text.examples import read_documents, read_examples
-from stages.experiment import read_experiment
+from distill.runs.interrupt import stop_after_step
 
 
 def main() -> None:
     """Write runs/<student>/<name>, its curves and its run record with the cost ledger."""
+    from distill.minillm.loop import Machine, MiniLLMRun, Task
+    from distill.minillm.plaintext import token_stream
+    from distill.minillm.state import restore, store
+    from distill.models.checkpoints import RunRecord, save_checkpoint
+    from distill.runs.resume import ResumeStore
+    from distill.text.examples import read_documents, read_examples
+    from stages.experiment import read_experiment
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("student")
     parser.add_argument("name")
@@ -51,13 +53,14 @@ def main() -> None:
     fingerprint = experiment.fingerprint(settings, *data, init, experiment.teacher)
     states = ResumeStore(experiment.name, fingerprint)
     restore(run, states)
-    with Progress(experiment.name, settings.max_steps, start=run.step) as progress:
+    with Progress(experiment.name, settings.max_steps, start=run.step) as progress, stop_after_step() as stop:
 
         def after_step(run: MiniLLMRun) -> None:
             shown = {n: v for n in ("loss", "reverse_kl", "valid_rouge_l") if (v := run.curves.last(n)) is not None}
             progress.advance(1, **shown)
-            if run.step % hardware.save_every == 0 and run.step < settings.max_steps:
+            if stop or run.step % hardware.save_every == 0:
                 store(run, states)
+            stop.obey()
 
         run.train(after_step)
     best = {"best_step": run.best_step, "best_valid_rouge_l": round(run.best_rouge, 4)}

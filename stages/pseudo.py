@@ -6,28 +6,35 @@ python -m stages.pseudo <family>
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from distill.generation.decode import sample_responses
-from distill.generation.validation import decode_text
 from distill.judging.settings import ApiPseudoSettings, LocalPseudoSettings, PseudoSection
-from distill.models.checkpoints import RunRecord
 from distill.project.errors import run_stage
 from distill.project.files import replace_file
 from distill.project.progress import Progress
 from distill.project.randomness import key
 from distill.project.settings import lookup, parse, read_yaml
-from distill.text.examples import Example, read_examples
-from stages.experiment import Experiment, read_experiment
-from stages.pseudo_server import responses_of_server
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from distill.text.examples import Example
+    from stages.experiment import Experiment
 
 
 def main() -> None:
     """Write runs/<family>/pseudo.parquet: one row a prompt and sample, samples of a prompt apart."""
+    import pyarrow.parquet as pq
+
+    from distill.models.checkpoints import RunRecord
+    from distill.runs.resume import RESUME_FOLDER
+    from distill.text.examples import read_examples
+    from stages.experiment import read_experiment
+    from stages.pseudo_server import responses_of_server
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("family")
     experiment = read_experiment(parser.parse_args().family, "pseudo")
@@ -44,17 +51,26 @@ def main() -> None:
     with replace_file(Path("runs") / experiment.family / "pseudo.parquet") as aside:
         pq.write_table(table, aside)
     record.write(Path("runs") / experiment.family / "pseudo.run.json", unanswered=unanswered)
+    shutil.rmtree(RESUME_FOLDER / experiment.name, ignore_errors=True)
 
 
 def _responses_of_teacher(
     experiment: Experiment, settings: LocalPseudoSettings, pairs: Sequence[tuple[Example, int]]
 ) -> pa.Table:
+    import pyarrow as pa
+
+    from distill.evaluation.resumable import FinishedResponses, sample_remaining
+    from distill.generation.validation import decode_text
+
     tokenizer = experiment.tokenizer()
-    with Progress(experiment.name, len(pairs), unit="response") as progress:
-        responses = sample_responses(
+    source = experiment.data / "train.parquet"
+    finished = FinishedResponses(experiment.name, experiment.fingerprint(settings, experiment.teacher, source))
+    with Progress(experiment.name, len(pairs), unit="response", start=len(finished.found)) as progress:
+        responses = sample_remaining(
             experiment.load(experiment.teacher),
             [example.prompt_ids for example, _ in pairs],
             [key(experiment.seed, "pseudo", example.index, sample) for example, sample in pairs],
+            finished,
             max_new_tokens=experiment.prompt.max_response_tokens,
             eos_id=int(tokenizer.eos_token_id),
             batch_size=experiment.hardware.decode_batch,

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill.objectives import seqkd
 from distill.project.errors import run_stage
-from distill.text.examples import read_examples
-from stages.supervised import parse_experiment, train
 
 
 def main() -> None:
     """Write runs/<student>/<name>."""
+    from distill.objectives import seqkd
+    from distill.text.examples import read_examples
+    from stages.supervised import parse_experiment, train
+
     experiment = parse_experiment(__doc__)
     settings = experiment.settings(seqkd.ObjectiveSettings)
     responses = Path("runs") / experiment.family / "pseudo.parquet"

@@ -5,13 +5,14 @@ python -m stages.sft <family|student> <name>
 
 from __future__ import annotations
 
-from distill.objectives import sft
 from distill.project.errors import run_stage
-from stages.supervised import parse_experiment, read_train_rows, train, train_file
 
 
 def main() -> None:
     """Write runs/<who>/<name>."""
+    from distill.objectives import sft
+    from stages.supervised import parse_experiment, read_train_rows, train, train_file
+
     experiment = parse_experiment(__doc__)
     settings = experiment.settings(sft.ObjectiveSettings)
     train(experiment, sft, settings, train_file(experiment), lambda: read_train_rows(experiment))

@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.show", description=__doc__.splitlines()[0])
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     parser.add_argument("--write-readme", action="store_true", help="replace the table in README.md")
-    parser.add_argument("--report", default="results/{student}.html", help="where the report of a student is")
+    parser.add_argument("--report", default="results/report.html", help="where the report is")
     arguments = parser.parse_args()
     drawn = {student: tables.read(student, Path()) for student in results.students(Path("params.yaml"))}
     markdown = "\n".join(tables.to_markdown(table) for table in drawn.values())
@@ -38,20 +38,20 @@ def main() -> None:
     elif arguments.markdown:
         print(markdown, end="")
     else:
-        _print_for_a_terminal(drawn, arguments.report)
+        _print_for_a_terminal(drawn, Path(arguments.report))
 
 
-def _print_for_a_terminal(drawn: dict[str, tables.Table], report: str) -> None:
+def _print_for_a_terminal(drawn: dict[str, tables.Table], report: Path) -> None:
     from rich.console import Console
 
     # rich takes 80 columns where there is no terminal, and would break the cells of a logged table
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_IN_A_LOG)
-    for student, table in drawn.items():
+    for table in drawn.values():
         console.print(tables.to_rich(table))
-        path = Path(report.replace("{student}", student))
-        report_line = [f"Report: {path.resolve()}"] if path.exists() else []
-        for line in [*table.notes, *report_line]:
+        for line in table.notes:
             console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if report.exists():
+        console.print(f"Report: {report.resolve()}", soft_wrap=True, highlight=False, markup=False)
 
 
 if __name__ == "__main__":

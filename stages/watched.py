@@ -7,32 +7,38 @@ from pathlib import Path
 from typing import Any
 
 from distill.project.settings import read_yaml
+from distill.project.table import PARAMS
 
 _STUDENT = "${key}"
 
 
 def unwritten_settings(profile: Path, students: Iterable[str]) -> list[str]:
     """One fault for each place of a profile that DVC watches for these students and that is not written out."""
-    content = read_yaml(profile)
-    watched = _watched_keys()
+    entries = [entry for entry in _watched() if isinstance(entry, dict)]
+    watched = sorted({key for e in entries for file in e if file.startswith("profiles/") for key in e[file]})
     wanted = [key for key in watched if _STUDENT not in key]
     wanted += [key.replace(_STUDENT, student) for student in students for key in watched if _STUDENT in key]
+    return _absent(profile, wanted)
+
+
+def unwritten_params() -> list[str]:
+    """The same for params.yaml; rows of its table are there by being named."""
+    return _absent(PARAMS, sorted({entry for entry in _watched() if isinstance(entry, str) and "$" not in entry}))
+
+
+def _watched() -> list[Any]:
+    """The `params:` of every block: places in params.yaml, or a mapping of a file to places in it."""
+    blocks = read_yaml(Path("dvc.yaml"))["stages"].values()
+    return [entry for block in blocks for entry in block.get("do", block).get("params", [])]
+
+
+def _absent(path: Path, places: Iterable[str]) -> list[str]:
+    content = read_yaml(path)
     return [
-        f"{profile}: {key} is missing, and DVC watches it; write it out, with null where it has no value"
-        for key in wanted
-        if not _stands_in(content, key)
+        f"{path}: {place} is missing, and DVC watches it; write it out, with null where it has no value"
+        for place in places
+        if not _stands_in(content, place)
     ]
-
-
-def _watched_keys() -> list[str]:
-    """Dotted places below a profile's top, with `${key}` where the student's name goes."""
-    entries = [
-        entry
-        for block in read_yaml(Path("dvc.yaml"))["stages"].values()
-        for entry in block.get("do", block).get("params", [])
-        if isinstance(entry, dict)
-    ]
-    return sorted({key for entry in entries for file in entry if file.startswith("profiles/") for key in entry[file]})
 
 
 def _stands_in(content: Any, dotted: str) -> bool:

@@ -8,9 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
+from distill.evaluation import calibration, losses
+from distill.evaluation import traces as traces_module
+from distill.project.files import write_json
 from distill.scoring import results
+from stages import exposure as exposure_stage
+from stages import lengths as lengths_stage
 from stages import results as results_stage
 from stages import rouge as rouge_stage
 
@@ -52,7 +61,7 @@ def make_project(root: Path, examples: int = 60) -> None:
     put(
         root / "params.yaml",
         "students: {tiny: {family: toy}}\ndatasets: {toy_id: a.jsonl, toy_shift: b.jsonl}\n"
-        f"methods: [{', '.join(METHODS)}]\nseed: 0\n",
+        f"methods: [{', '.join(METHODS)}]\nseed: 0\nfamilies: {{toy: src}}\n",
     )
     put(root / "profiles/toy.yaml", f"recipe: {{note: '{NOTE}'}}\nhardware: {{}}\n")
     rng = random.Random(0)
@@ -84,14 +93,48 @@ def make_project(root: Path, examples: int = 60) -> None:
                 for i, words in enumerate(references)
             ]
             put_rows(root / f"responses/{home(model)}/{model}/{name}.jsonl", rows)
-    divergences = {model: {"reverse_kl": {"mean": 0.123456, "std": 0.01}} for model in METHODS}
-    put(root / "scores/tiny/divergence.json", json.dumps(divergences))
+    make_analyses(root, rng)
     put(
         root / "runs/tiny/sft.curves/loss.tsv",
         "step\tloss\n" + "".join(f"{s}\t{1 / s}\n" for s in range(1, 1001)),
     )
     put(root / "runs/tiny/minillm.curves/reverse_kl.tsv", "step\treverse_kl\n1\t2.5\n2\t1.5\n")
     put(root / "runs/toy/teacher.curves/learning_rate.tsv", "step\tlearning_rate\n1\t1e-3\n2\t5e-4\n")
+
+
+def make_analyses(root: Path, rng: random.Random) -> None:
+    """What the stages that run models would leave, and a tokenizer that counts words."""
+    folder, noise = root / "analyses/tiny", {"teacher": 0.1, "sft": 0.8, "minillm": 0.3, "kd": 0.6}
+    traces: dict[str, traces_module.Traces] = {
+        method: {
+            source: [
+                traces_module.Trace(i, seed, [rng.random() * noise[method]] * length, [rng.random()] * length)
+                for seed in (10, 20)
+                for i, length in enumerate(rng.choices(range(3, 9), k=20))
+            ]
+            for source in ("own", "teacher")
+        }
+        for method in METHODS
+    }
+    traces_module.write_traces(folder / "traces.parquet", traces)
+    write_json(folder / "divergence.json", traces_module.summarize(traces, 0))
+    answers = [rng.randrange(2) for _ in range(50)]
+    predictions = {
+        model: calibration.predict(
+            np.array([[rng.gauss(a == c, noise[model]) - 3 for c in (0, 1)] for a in answers]), answers
+        )
+        for model in QUALITY
+    }
+    write_json(folder / "calibration.json", {"whether": calibration.summarize(predictions, 0)})
+    references = {name: [rng.random() for _ in range(30)] for name in SETS}
+    found = {
+        name: losses.summarize({model: [noise[model] + value for value in own] for model in QUALITY}, 0)
+        for name, own in references.items()
+    }
+    write_json(folder / "loss.json", found)
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    put(root / "data/toy/tokenizer/tokenizer.json", tokenizer.to_str())
 
 
 def run(monkeypatch: pytest.MonkeyPatch, root: Path, stage: Any, *arguments: str) -> None:
@@ -104,7 +147,8 @@ def score_project(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     for model in QUALITY:
         for name in SETS:
             run(monkeypatch, root, rouge_stage, home(model), model, name)
-    run(monkeypatch, root, results_stage, "tiny")
+    for stage in (exposure_stage, lengths_stage, results_stage):
+        run(monkeypatch, root, stage, "tiny")
 
 
 def read(path: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -115,6 +116,22 @@ def commit(root: Path, message: str) -> None:
     run(root, "git", "commit", "--quiet", "--message", message)
 
 
+def with_flows(root: Path) -> None:
+    """Put the project's own flows and schedules into a small repository, as every clone of the project has them."""
+    for folder in ("flows", "tasks"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("prefect.yaml", "prefect.toml"):
+        shutil.copy(ROOT / file, root / file)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 def ran(root: Path) -> list[str]:
     """The names of the stages whose command ran, in the order they started."""
     log = root / "log.txt"
@@ -194,9 +211,7 @@ class Server:
     """A Prefect server on loopback with its own SQLite file; it can be killed and started again."""
 
     def __init__(self, home: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.home = home
         self.url = f"http://127.0.0.1:{self.port}/api"
         self._process: subprocess.Popen[bytes] | None = None

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import pytest
+from prefect.automations import Automation, EventTrigger, Posture
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.events.actions import SendNotification
 
-from tests.small_repository import Server, artifacts, build, change, commit, dvc, events, logged, names, ran, until
+from flows.rebuild import rebuild
+from tasks.claims import Claims
+from tests.small_repository import Server, artifacts, build, change, commit, dvc, logged, names, ran, until
 
 pytest_plugins = ["tests.prefect_fixtures"]
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")
@@ -77,7 +88,9 @@ def test_log_and_progress_reach_the_ui(repository: Path, prefect_server: Server,
     assert "2 Built" in shown["rebuild-report"]["data"]
 
 
-def test_report_and_gate(repository: Path, prefect_server: Server, client: SyncPrefectClient) -> None:
+def test_report_and_gate(
+    repository: Path, prefect_server: Server, client: SyncPrefectClient, messages: list[str]
+) -> None:
     assert build().is_completed()
     commit(repository, "Built")
     change(repository, "quality: 20.0", "quality: 19.5")
@@ -87,10 +100,60 @@ def test_report_and_gate(repository: Path, prefect_server: Server, client: SyncP
     state = build(fail_if_worse=True)
     assert state.name == "Worse"
     assert "tiny.minillm.toy.rouge_l: 20 [19, 21] → 15 [14, 16]" in (state.message or "")
-    until(lambda: events(client, "rebuild.worse"))
 
     report = artifacts(client, state)["rebuild-report"]["data"]
     assert "| tiny.minillm.toy.rouge_l | 20 [19, 21] | 15 [14, 16] | **worse** |" in report
     assert "| `params.yaml:quality` | 20.0 | 15.0 |" in report
     assert "| score | Built |" in report
     assert "4 stages were up to date" in report
+
+    until(lambda: messages)  # the event became a message by itself
+    assert "tiny.minillm.toy.rouge_l 20 [19, 21] -> 15 [14, 16]" in messages[0]
+
+
+@pytest.fixture
+def messages(prefect_server: Server) -> Iterator[list[str]]:
+    """What a webhook on loopback is told by the automation of docs/orchestration.md."""
+    told: list[str] = []
+
+    class Webhook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["content-length"])))["text"])
+            self.send_response(200)
+            self.end_headers()
+
+    listener = ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
+    threading.Thread(target=listener.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{listener.server_port}/"
+    content = {"name": "chat", "url": url, "json_data": {"text": "{{subject}}: {{body}}"}}
+    block = CustomWebhookNotificationBlock.model_validate(content)
+    lines = "{% for name, v in event.payload.metrics.items() %}{{ name }} {{ v[0] }} -> {{ v[1] }} {% endfor %}"
+    saved = block.save("chat", overwrite=True)
+    assert isinstance(saved, UUID)
+    action = SendNotification(block_document_id=saved, subject="numbers got worse", body=lines)
+    trigger = EventTrigger(expect={"rebuild.worse"}, posture=Posture.Reactive, threshold=1, within=timedelta(0))
+    Automation(name="worse", trigger=trigger, actions=[action]).create()
+    yield told
+    listener.shutdown()
+
+
+def test_a_claim_of_a_dead_run_is_taken_over(prefect_server: Server, client: SyncPrefectClient) -> None:
+    said: list[str] = []
+    dead = Claims(client, "remote", uuid4(), said.append)  # a run that the server does not know
+    living = client.create_flow_run(rebuild).id
+    holder, other = Claims(client, "remote", living, said.append), Claims(client, "remote", living, said.append)
+    assert dead.take("a@b")
+    assert holder.take("a@b"), "nobody builds it any more"
+    assert not other.take("a@b")
+    holder.give_back("a@b")
+    until(lambda: other.take("a@b"))
+    assert len(said) == 2
+    assert said[1].endswith(f"by flow run {living}; waiting for it")
+
+
+def test_the_installed_server_understands_its_own_workers(prefect_server: Server, client: SyncPrefectClient) -> None:
+    # A worker asks with nulls; fastapi from 0.151 on answers 422 to that, and every worker dies at its start.
+    asked = {"workers": None, "limit": None, "offset": None}
+    created = client._client.post("/work_pools/", json={"name": "any", "type": "process"})
+    assert created.is_success
+    assert client._client.post("/work_pools/any/workers/filter", json=asked).is_success

@@ -13,7 +13,7 @@ import pytest
 
 from distill.project.errors import DataError, SettingsError
 from distill.scoring import results, tables
-from stages import plots as plots_stage
+from stages import report as report_stage
 from stages import results as results_stage
 from stages import show as show_stage
 from tests.scored_project import (
@@ -67,15 +67,18 @@ def test_results_have_the_shape_that_dvc_metrics_reads(project: Path) -> None:
     content = read(project / "results/tiny.json")
     assert list(content) == ["teacher", *METHODS]
     for model, by_set in content.items():
-        assert list(by_set) == [*SETS, *([] if model == "teacher" else ["kl"])]
+        assert list(by_set) == [*SETS, *([] if model == "teacher" else ["kl", "exposure"]), "calibration"]
         for name in SETS:
             score = by_set[name]
-            assert set(score) >= {"rouge_l", "exact_match", "response_tokens", "truncated"}
+            assert set(score) >= {"rouge_l", "exact_match", "response_tokens", "truncated", "loss"}
+            assert set(score["rouge_l_by_length"]) <= {"0-5", "6-10", "11+"}
             assert set(score["rouge_l"]) == {"mean", "std", "per_seed", "ci95"}
             assert len(score["rouge_l"]["per_seed"]) == 3
             low, high = score["rouge_l"]["ci95"]
             assert low < score["rouge_l"]["mean"] < high
-    assert content["sft"]["kl"] == {"reverse_kl": {"mean": 0.1235, "std": 0.01}}
+    analyses = {name: read(project / f"analyses/tiny/{name}.json") for name in ("divergence", "exposure")}
+    assert content["sft"]["kl"] == analyses["divergence"]["models"]["sft"]
+    assert content["sft"]["exposure"]["error"] == analyses["exposure"]["models"]["sft"]["error"]
     assert all(isinstance(number, float) and number == round(number, 4) for number in numbers_in(content))
 
 
@@ -108,11 +111,13 @@ def test_the_same_input_gives_the_same_bytes(project: Path, tmp_path: Path, monk
     make_project(tmp_path)
     score_project(monkeypatch, tmp_path)
     for root in (project, tmp_path):
-        run(monkeypatch, root, plots_stage, "tiny")
-    files = sorted(path.name for path in (project / "results").iterdir())
-    assert files == ["tiny.csv", "tiny.html", "tiny.json", "tiny.significance.json"]
-    for name in files:
-        assert (project / "results" / name).read_bytes() == (tmp_path / "results" / name).read_bytes(), name
+        run(monkeypatch, root, report_stage)
+    files = [path.relative_to(project) for folder in ("results", "analyses") for path in (project / folder).rglob("*")]
+    files = [path for path in files if (project / path).is_file() and path.suffix != ".parquet"]
+    expected = {"report.html", "report.md", "tiny.csv", "tiny.json", "tiny.significance.json"}
+    assert {path.name for path in files if path.parts[0] == "results"} == expected
+    for path in files:
+        assert (project / path).read_bytes() == (tmp_path / path).read_bytes(), path
 
 
 def test_unknown_student_and_missing_scores_are_named(project: Path, tmp_path: Path) -> None:
@@ -127,7 +132,7 @@ def test_an_evaluation_set_may_not_take_the_name_of_the_divergences(tmp_path: Pa
         tmp_path / "params.yaml",
         "students: {tiny: {family: toy}}\ndatasets: {kl: a}\nmethods: [sft]\nseed: 0\n",
     )
-    with pytest.raises(SettingsError, match="rename that evaluation set"):
+    with pytest.raises(SettingsError, match="`kl` is a name the results need"):
         experiment_of(tmp_path)
 
 
@@ -174,7 +179,7 @@ def test_usage_is_explained(tmp_path: Path, arguments: list[str]) -> None:
 def test_show_prints_the_table_its_notes_and_the_report(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, project, plots_stage, "tiny")
+    run(monkeypatch, project, report_stage)
     run(monkeypatch, project, show_stage)
     shown = capsys.readouterr().out
     for expected in (
@@ -183,7 +188,7 @@ def test_show_prints_the_table_its_notes_and_the_report(
         "toy_shift",
         "reverse KL",
         NOTE,
-        str(project / "results/tiny.html"),
+        str(project / "results/report.html"),
     ):
         assert expected in shown
     assert all(len(line) < 140 for line in shown.splitlines() if "│" in line)
@@ -242,7 +247,7 @@ def test_lowest_reverse_kl_is_the_best(project: Path) -> None:
     content = read(project / "results/tiny.json")
     content["kd"]["kl"]["reverse_kl"]["mean"] = 0.05
     table = tables.build(experiment_of(project), content, {})
-    cells = {name: row[-1] for name, row in table.rows}
+    cells = {row.name: row.cells[-1] for row in table.rows}
     assert cells["Teacher"] == tables.Cell("–")
     assert [name for name, cell in cells.items() if cell.best] == ["KD"]
 

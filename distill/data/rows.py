@@ -93,6 +93,8 @@ def require_rows(split: Split) -> None:
     """Refuse a split with nothing left in it. Raises: DataError that says what went where."""
     if split.rows:
         return
+    if not split.read:
+        raise DataError(f"{split.name} has no rows; give it some")
     gone = {"malformed": len(split.malformed)} | {why: len(rows) for why, rows in split.dropped.items()}
     reasons = ", ".join(f"{count:,} {why.replace('_', ' ')}" for why, count in gone.items() if count)
     raise DataError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.generation.decode import sample_responses
+from distill.evaluation.resumable import FinishedResponses, sample_remaining
 from distill.generation.settings import EvaluationSettings
 from distill.generation.validation import decode_text
 from distill.project.errors import DataError
@@ -24,22 +24,26 @@ def respond(
     evaluation: EvaluationSettings,
     name: str,
     batch_size: int,
+    finished: FinishedResponses,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """One row `{id, seed, text, tokens, truncated}` for each example and seed, in that order of seeds.
 
     Prompts over the limit keep their first tokens, as in the paper's protocol. Draws are keyed by (seed, set,
-    example), so two models answer with the same random numbers. Raises: DataError for an empty set.
+    example), so two models answer with the same random numbers. What is `finished` is not sampled again.
+
+    Raises: DataError for an empty set.
     """
     if not rows:
         raise DataError(f"the evaluation set `{name}` has no rows; check evaluation/{name}.report.json")
     texts = [render(prompt, row["instruction"], row["input"]) for row in rows]
     ids = [tokens[: prompt.max_prompt_tokens] for tokens in encode_prompts(tokenizer, prompt, texts)]
     pairs = [(seed, i) for seed in evaluation.seeds for i in range(len(rows))]
-    responses = sample_responses(
+    responses = sample_remaining(
         model,
         [ids[i] for _, i in pairs],
         [key(seed, "evaluation", name, int(rows[i]["id"])) for seed, i in pairs],
+        finished,
         max_new_tokens=prompt.max_response_tokens,
         eos_id=int(tokenizer.eos_token_id),
         batch_size=batch_size,

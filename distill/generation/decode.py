@@ -18,17 +18,15 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from distill.models.parts import backbone, head, shared_vocabulary
+from distill.generation.cache import CachedModel
+from distill.models.parts import head, shared_vocabulary
 
 if TYPE_CHECKING:  # settings need pydantic; the decode itself runs where only torch and transformers are
     from distill.generation.settings import SamplingSettings
 
 Keep = Literal["nothing", "own states", "teacher states"]
-
-# Dropping rows costs one copy of the caches, so it waits until a quarter of the rows has ended.
-_COMPACT_BELOW = 0.75
 
 
 @dataclass(frozen=True)
@@ -129,36 +127,10 @@ def sample_responses(
     return [responses[i] for i in range(len(prompts))]
 
 
-class _Runner:
-    """One model advancing over the batch with its own cache."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        self.cache = DynamicCache(config=model.config)
-
-    def advance(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """Feed `ids` [B, n]; return the hidden state of the last position, [B, H]."""
-        out = backbone(self.model)(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        hidden: Tensor = out.last_hidden_state[:, -1]
-        return hidden
-
-    def logits(self, hidden: Tensor, vocabulary: int) -> Tensor:
-        """Float32 scores [B, vocabulary] whatever the model's own precision (trap 12)."""
-        scores: Tensor = head(self.model)(hidden)
-        return scores[:, :vocabulary].float()
-
-
 class _Batch:
     """One batch of prompts being decoded.
 
-    Results lie in tensors [B, T] by the row's place in the batch as it began. A row that has ended but not yet
-    left writes past its own length, where nothing is read.
+    Results lie in tensors [B, T] by the row's place in the batch as it began; a row leaves when it has ended.
     """
 
     def __init__(
@@ -171,8 +143,8 @@ class _Batch:
         mixture: Mixture | None,
         keep: Keep,
     ) -> None:
-        self.student = _Runner(model)
-        self.teacher = _Runner(mixture.teacher) if mixture else None
+        self.student = CachedModel(model, len(prompts))
+        self.teacher = CachedModel(mixture.teacher, len(prompts)) if mixture else None
         self.alpha = mixture.alpha if mixture else 0.0
         self.vocabulary = shared_vocabulary(model, mixture.teacher if mixture else model)
         self.draws, self.eos_id, self.sampling = draws, eos_id, sampling
@@ -180,7 +152,6 @@ class _Batch:
         self.ids, self.mask = left_pad(prompts, eos_id, model.device)
         self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
         self.rows = torch.arange(len(prompts), device=model.device)
-        self.ended = torch.zeros(len(prompts), dtype=torch.bool, device=model.device)
         self.lengths = torch.zeros(len(prompts), dtype=torch.long, device=model.device)
         self.tokens = torch.zeros(draws.shape, dtype=torch.long, device=model.device)
         self.found: dict[str, Tensor] = {}
@@ -189,26 +160,24 @@ class _Batch:
         """Decode until every row has ended or reached the limit, the width of `draws`."""
         for step in range(self.draws.shape[1]):
             tokens = self._draw(step)
-            self.lengths[self.rows] += ~self.ended
-            self.ended |= tokens == self.eos_id
-            if self.ended.all():
+            self.lengths[self.rows] += 1
+            if not self._follow(tokens):
                 break
-            self._follow(tokens)
         return self._responses()
 
     def _draw(self, step: int) -> Tensor:
         """One token for each row in the batch, [B]; what is known about it is kept."""
-        hidden = self.student.advance(self.ids, self.mask, self.positions)
+        hidden = self._advance(self.student, step)
         if self.keep == "own states":
             self._keep("hidden", step, hidden)
-        logits = self.student.logits(hidden, self.vocabulary)
+        logits = self._logits(self.student, hidden)
         logq = logits.log_softmax(-1)
         behaviour = restrict(logits, self.sampling).softmax(-1)
         if self.teacher is None:
             tokens = inverse_cdf(behaviour, self.draws[self.rows, step])
         else:
-            hidden = self.teacher.advance(self.ids, self.mask, self.positions)
-            logits = self.teacher.logits(hidden, self.vocabulary)
+            hidden = self._advance(self.teacher, step)
+            logits = self._logits(self.teacher, hidden)
             logp = logits.log_softmax(-1)
             behaviour = self.alpha * restrict(logits, self.sampling).softmax(-1) + (1 - self.alpha) * behaviour
             tokens = inverse_cdf(behaviour, self.draws[self.rows, step])
@@ -221,24 +190,37 @@ class _Batch:
         self.tokens[self.rows, step] = tokens
         return tokens
 
+    def _advance(self, model: CachedModel, step: int) -> Tensor:
+        feed = model.advance if step else model.read
+        return feed(self.ids, self.mask, self.positions)
+
+    def _logits(self, model: CachedModel, hidden: Tensor) -> Tensor:
+        """Float32 scores [B, V] whatever the model's own precision (trap 12)."""
+        scores: Tensor = head(model.model)(hidden)
+        return scores[:, : self.vocabulary].float()
+
     def _keep(self, name: str, step: int, values: Tensor) -> None:
         if name not in self.found:
             self.found[name] = values.new_zeros((*self.draws.shape, *values.shape[1:]))
         self.found[name][self.rows, step] = values
 
-    def _follow(self, tokens: Tensor) -> None:
-        """Make the drawn tokens the next input; drop ended rows once enough of them have gathered."""
-        alive = ~self.ended
-        if alive.sum() <= _COMPACT_BELOW * len(alive):
-            index = alive.nonzero().squeeze(-1)
-            for runner in (self.student, self.teacher):
-                if runner is not None:
-                    runner.cache.batch_select_indices(index)
-            tokens, self.rows, self.ended = tokens[index], self.rows[index], self.ended[index]
+    def _follow(self, tokens: Tensor) -> bool:
+        """Make the drawn tokens the next input, without the rows they end; False when no row is left."""
+        alive = tokens != self.eos_id
+        count = int(alive.sum())
+        if count < len(alive):
+            # The last rows take the places of those that ended, so that the caches copy only these.
+            index = torch.arange(count, device=alive.device)
+            index[~alive[:count]] = alive[count:].nonzero().squeeze(-1) + count
+            for model in (self.student, self.teacher):
+                if model is not None:
+                    model.keep_rows(index)
+            tokens, self.rows = tokens[index], self.rows[index]
             self.mask, self.positions = self.mask[index], self.positions[index]
         self.ids = tokens[:, None]
-        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], dim=-1)
+        self.mask = torch.cat([self.mask, self.mask.new_ones(count, 1)], dim=-1)
         self.positions = self.positions[:, -1:] + 1
+        return count > 0
 
     def _responses(self) -> list[Response]:
         lengths, tokens = self.lengths.tolist(), self.tokens.cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from distill.generation.decode import sample_responses
 from distill.generation.settings import SamplingSettings
 from distill.models.parts import backbone, head
+from distill.project.errors import TrainingError
 from distill.project.randomness import key
 from distill.scoring.rouge import mean_rouge_l
 from distill.text.batches import IGNORED, collate
@@ -39,7 +41,16 @@ class Validation:
         self.max_new_tokens, self.batch_size, self.seed = max_new_tokens, batch_size, seed
 
     def __call__(self, model: PreTrainedModel) -> dict[str, float]:
-        """`rouge_l` (0-100), `loss` (nats a token of the reference responses) and `response_tokens` (mean)."""
+        """`rouge_l` (0-100), `loss` (nats a token of the reference responses) and `response_tokens` (mean).
+
+        Raises: TrainingError when the loss is not finite; such a model has nothing to sample from.
+        """
+        loss = reference_loss(model, self.examples, self.batch_size)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the validation loss is {loss}: the weights are no numbers any more; lower `learning_rate` "
+                "or raise `warmup_steps`"
+            )
         responses = sample_responses(
             model,
             [e.prompt_ids for e in self.examples],
@@ -52,7 +63,7 @@ class Validation:
         texts = [decode_text(self.tokenizer, response.ids) for response in responses]
         return {
             "rouge_l": mean_rouge_l(texts, [[e.reference] for e in self.examples]),
-            "loss": reference_loss(model, self.examples, self.batch_size),
+            "loss": loss,
             "response_tokens": sum(len(r.ids) for r in responses) / len(responses),
         }
 

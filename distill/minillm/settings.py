@@ -147,7 +147,8 @@ class MiniLLMSettings(Settings):
     def _fill_from_preset(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        return {**PRESETS.get(given.get("preset", "default"), {}), **given}
+        # An unknown preset is one fault, not also a missing value for each setting it would have filled in.
+        return {**PRESETS.get(str(given.get("preset")), PRESETS["default"]), **given}
 
     @model_validator(mode="after")
     def _sound_combination(self) -> MiniLLMSettings:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.project.errors import ModelError
@@ -31,20 +32,29 @@ def load_model(source: Reference | Path, dtype: str = "float32") -> PreTrainedMo
                 "or correct the path"
             )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             reference.name,
             revision=reference.revision or "main",
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # refused below, with words
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
-            f"cannot load the model {reference} ({reason}); check the name and revision, that it is stored as "
+            f"cannot load the model {reference} ({_reason(error)}); check the name and revision, that it is stored as "
             "safetensors, and that the hub is within reach or the files are in its local cache"
         ) from None
-    return cast(PreTrainedModel, model)
+    model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
+    # transformers would go on with random weights in these places.
+    absent = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if absent:
+        raise ModelError(
+            f"{reference} has no fitting weights for {len(absent)} tensors that its config.json asks for "
+            f"({', '.join(absent[:3])}, …); fetch it again, or correct its config.json"
+        )
+    return model
 
 
 def initialise_model(init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
@@ -61,13 +71,24 @@ def initialise_model(init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, s
         "pad_token_id": tokenizer.pad_token_id,
     }
     try:
-        known = AutoConfig.for_model(model_type)
+        known = AutoConfig.for_model(str(model_type))
     except ValueError:
         raise ModelError(f"`init.model_type: {model_type}` is unknown to transformers; use e.g. gpt2") from None
     unknown = [name for name in settings if name not in known.to_dict() and name not in known.attribute_map]
     if unknown:
         raise ModelError(f"`init` has settings {model_type} does not know: {', '.join(unknown)}; remove them")
-    config = AutoConfig.for_model(model_type, **{**ids, **settings})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))
+    try:
+        config = AutoConfig.for_model(model_type, **{**ids, **settings})
+        if config.num_hidden_layers < 1:
+            raise ValueError("it would have no layer")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))
+    except Exception as error:  # noqa: BLE001  every architecture refuses a value in a way of its own
+        raise ModelError(f"`init` is no model that {model_type} can be ({_reason(error)}); correct it") from None
+    return model
+
+
+def _reason(error: Exception) -> str:
+    """What a library says, in one line."""
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

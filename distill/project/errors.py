@@ -6,11 +6,19 @@ and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+import shutil
+import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
 
+EXIT_FULL_DISK = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+_HARDLY_FREE = 2**20
 
 
 class DistillError(Exception):
@@ -33,16 +41,48 @@ class TrainingError(DistillError):
     """Training cannot go on: nothing to train on, or the numbers are no longer finite."""
 
 
-def run_stage(main: Callable[[], None]) -> None:
-    """Run a command's `main`; show its `DistillError`s without a traceback.
+class Terminated(BaseException):
+    """SIGTERM has arrived, as `KeyboardInterrupt` says that Ctrl-C was pressed."""
 
-    Exit codes: 2 for bad input, 130 after Ctrl-C, 0 otherwise.
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Run a command's `main`; show what a person can mend, or has asked for, without a traceback.
+
+    Commands import torch inside `main`: it takes seconds, in which Ctrl-C deserves the same answer.
+
+    Exit codes: 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM, 1 for a full disk, 0 otherwise.
     """
+    before = signal.signal(signal.SIGTERM, raise_terminated)
     try:
         main()
     except DistillError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
-    except KeyboardInterrupt:
-        print("interrupted: nothing half-written was kept; run the same command to continue", file=sys.stderr)
-        raise SystemExit(EXIT_INTERRUPTED) from None
+    except (KeyboardInterrupt, Terminated) as stop:
+        pressed = isinstance(stop, KeyboardInterrupt)
+        word = "interrupted" if pressed else "terminated"
+        print(f"{word}: nothing half-written was kept; run the same command to continue", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED if pressed else EXIT_TERMINATED) from None
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        print(
+            f"error: the disk is full ({str(error).splitlines()[0]}); nothing half-written was kept: "
+            "free some space and run the same command to continue",
+            file=sys.stderr,
+        )
+        raise SystemExit(EXIT_FULL_DISK) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def raise_terminated(number: int, frame: FrameType | None) -> None:
+    """The handler of SIGTERM."""
+    raise Terminated
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether a failed write means a full disk: torch, Arrow and safetensors each say so in their own way."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return "No space left on device" in str(error) or shutil.disk_usage(Path.cwd()).free < _HARDLY_FREE

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from distill.project.errors import SettingsError
 
@@ -33,8 +33,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist; create it or correct the name that led here") from None
-    except YAMLError as error:
-        raise SettingsError(f"{path} is not valid YAML: {error}; correct that line") from None
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise SettingsError(f"{path}:{line} is not valid YAML: {error.problem}; correct that line") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}; correct it") from None
     if not isinstance(content, dict):
         raise SettingsError(f"{path} must hold `key: value` lines at its top; see profiles/toy.yaml")
     return content
@@ -67,23 +70,34 @@ def parse(content: Any, model: type[S], place: str) -> S:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise SettingsError("\n  ".join(explain(error, model, place))) from None
+        lines = [_explain(fault, content, model, place) for fault in error.errors()]
+        raise SettingsError("\n  ".join(lines)) from None
 
 
-def explain(error: ValidationError, model: type[BaseModel], place: str) -> list[str]:
-    """One readable line for each fault pydantic found."""
-    return [_explain_one(fault, model, place) for fault in error.errors()]
-
-
-def _explain_one(fault: ErrorDetails, model: type[BaseModel], place: str) -> str:
-    where = ".".join([place, *(str(step) for step in fault["loc"])])
+def _explain(fault: ErrorDetails, content: Any, model: type[BaseModel], place: str) -> str:
+    """One readable line for one fault; `place` is a file, or a file and a place in it."""
+    steps = ".".join(_written_steps(fault["loc"], content))
+    where = f"{place}{': ' if place.endswith('.yaml') else '.'}{steps}" if steps else place
     if fault["type"] == "extra_forbidden":
         names = _field_names(model, fault["loc"][:-1])
         return f"{where} is not a setting{_suggest(str(fault['loc'][-1]), names)}"
     if fault["type"] == "missing":
         return f"{where} is missing; add it"
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[0].lower()}{message[1:]} (it is {fault['input']!r}); change it to fit"
+    # A whole section is too much to repeat.
+    value = "" if isinstance(fault["input"], dict) else f" (it is {fault['input']!r})"
+    return f"{where}: {message[0].lower()}{message[1:]}{value}; change it to fit"
+
+
+def _written_steps(loc: tuple[int | str, ...], content: Any) -> list[str]:
+    """The steps to a fault as they stand in the file: pydantic also names which kind of a union was meant."""
+    steps = []
+    for number, step in enumerate(loc, start=1):
+        if isinstance(content, dict) and step not in content and number < len(loc):
+            continue
+        steps.append(str(step))
+        content = content.get(step) if isinstance(content, dict) else None
+    return steps
 
 
 def _field_names(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

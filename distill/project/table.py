@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from pydantic import model_validator
 
@@ -64,9 +65,26 @@ def profile_path(family: str) -> Path:
     """Where a family's profile stands. Raises: SettingsError when there is none."""
     path = Path("profiles") / f"{family}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none yet"
         raise SettingsError(f"family `{family}` has no profile {path}; write it or use one of: {known}")
     return path
+
+
+def read_profile(family: str) -> dict[str, Any]:
+    """A family's profile as it is written.
+
+    Raises: SettingsError when there is none, or when it holds a key of params.yaml.
+    """
+    path = profile_path(family)
+    content = read_yaml(path)
+    recipe = content.get("recipe")
+    inside = set(content) | (set(recipe) if isinstance(recipe, dict) else set())
+    # Both have students, as a table here and as recipes there.
+    if twice := sorted(inside & set(read_yaml(PARAMS)) - {"students"}):
+        raise SettingsError(
+            f"{path}: {', '.join(twice)} stand(s) in {PARAMS} too; a setting lives in one place: keep one"
+        )
+    return content
 
 
 def family_of(who: str, table: Table) -> str:

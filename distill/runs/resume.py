@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distill.project.errors import DataError
-from distill.project.files import fresh_dir, read_json, sha256_file, write_json
+from distill.project.files import fresh_dir, read_json, sha256_file, sync, write_json
 
 RESUME_FOLDER = Path(".resume")
 _KEPT = 2
+_SEAL = "sha256.json"
 
 
 @dataclass(frozen=True)
@@ -54,19 +55,19 @@ class ResumeStore:
         with fresh_dir(target) as aside:
             for name, tensors in state.tensors.items():
                 save_file({k: v.contiguous() for k, v in tensors.items()}, aside / f"{name}.safetensors")
-                _sync(aside / f"{name}.safetensors")
-            sums = {f.name: sha256_file(f) for f in sorted(aside.iterdir())}
-            write_json(aside / "state.json", {"step": state.step, "info": state.info, "sha256": sums})
+            write_json(aside / "state.json", {"step": state.step, "info": state.info})
+            seal(aside)
         for old in self._states()[:-_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
 
     def load(self) -> State | None:
         """The newest intact state, or None."""
         for folder in reversed(self._states()):
-            state = _read_state(folder)
-            if state is not None:
-                return state
-            print(f"{folder} is damaged; going back to the state before it")
+            if is_intact(folder):
+                content = read_json(folder / "state.json")
+                tensors = {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
+                return State(content["step"], content["info"], tensors)
+            print(f"{folder} is damaged; going back to the state before it", file=sys.stderr)
         return None
 
     def clear(self) -> None:
@@ -77,21 +78,20 @@ class ResumeStore:
         return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
 
 
-def _read_state(folder: Path) -> State | None:
-    index = folder / "state.json"
-    if not index.is_file():
-        return None
+def seal(folder: Path) -> None:
+    """Write the checksums of a finished folder's files into it: from now on `is_intact` vouches for them."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL)
+    for path in files:
+        sync(path)
+    write_json(folder / _SEAL, {path.relative_to(folder).as_posix(): sha256_file(path) for path in files})
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether a folder was sealed, and every file in it is still what it was then."""
     try:
-        content = read_json(index)
+        sums = read_json(folder / _SEAL)
     except (DataError, UnicodeDecodeError):
-        return None
-    files = content["sha256"]
-    if any(not (folder / n).is_file() or sha256_file(folder / n) != digest for n, digest in files.items()):
-        return None
-    tensors = {Path(name).stem: load_file(folder / name) for name in files}
-    return State(content["step"], content["info"], tensors)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
+        return False
+    return isinstance(sums, dict) and all(
+        (folder / name).is_file() and sha256_file(folder / name) == digest for name, digest in sums.items()
+    )

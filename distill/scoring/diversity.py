@@ -21,10 +21,13 @@ def distinct_ngrams(texts: Sequence[str], n: int = 4) -> float | None:
     return 100 * len(set(grams)) / len(grams) if grams else None
 
 
-def repeated_ngrams(texts: Sequence[str], n: int = 4) -> float | None:
-    """Mean over the answers of the share of their `n`-grams that occurred before in the same answer, ×100.
+def repeated_share(text: str, n: int = 4) -> float | None:
+    """Share of an answer's `n`-grams that occurred before in it, in [0, 1]; None if it is shorter than `n` words."""
+    grams = list(_ngrams(text, n))
+    return 1 - len(set(grams)) / len(grams) if grams else None
 
-    Answers shorter than `n` words have no say; None if all are.
-    """
-    shares = [1 - len(set(grams)) / len(grams) for text in texts if (grams := list(_ngrams(text, n)))]
+
+def repeated_ngrams(texts: Sequence[str], n: int = 4) -> float | None:
+    """Mean of `repeated_share` over the answers, ×100; answers too short for it have no say; None if all are."""
+    shares = [share for text in texts if (share := repeated_share(text, n)) is not None]
     return 100 * fsum(shares) / len(shares) if shares else None

@@ -1,58 +1,28 @@
-"""Charts of the report as SVG text: no scripts, no network, the same bytes for the same numbers.
-
-Ink and grid are CSS variables of the page (`--ink`, `--line`), so that a chart follows its light or dark
-theme. Charts are narrow, a phone wide; the page lays several side by side where there is room.
-"""
+"""Charts of Rouge-L by method and of training curves."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distill.project.errors import DataError
-from distill.scoring.results import TEACHER, Experiment
-from distill.scoring.tables import label
+from distill.scoring.drawing import INK, LINE, Chart, axes_of, colors, to_svg
+from distill.scoring.names import label
+from distill.scoring.results import Experiment
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-# Okabe and Ito's palette: told apart by colour-blind readers, seen on white as on black; grey is the teacher
-_TEACHER_COLOR = "#8a8a8a"
-_COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#b0a000", "#7a5cd6")
-# two greys that occur nowhere else stand in the SVG until they become CSS variables
-_INK, _LINE = "#010203", "#040506"
-_WIDTH = 4.4  # inches: 317 points, about a phone's width
 _POINTS_A_LINE = 300
 
-_QUANTITIES = {
+QUANTITIES = {
     "valid_rouge_l": "Validation Rouge-L",
     "reverse_kl": "Reverse KL to the teacher (nats a token)",
     "loss": "Training loss",
     "valid_loss": "Validation loss (nats a token)",
 }
+"""The curves that a reader wants to see first, with their titles."""
 _LAST = "learning_rate"
 
 Curve = tuple[list[float], list[float]]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One drawing: its title, what a screen reader says, and the `<svg>` element."""
-
-    title: str
-    description: str
-    svg: str
-
-
-def colors(experiment: Experiment) -> dict[str, str]:
-    """The colour of each model, the same in every chart."""
-    methods = {m: _COLORS[i % len(_COLORS)] for i, m in enumerate(experiment.methods)}
-    return {TEACHER: _TEACHER_COLOR, **methods}
 
 
 def read_curve(path: Path) -> Curve:
@@ -79,7 +49,7 @@ def read_curves(experiment: Experiment, root: Path) -> dict[str, dict[str, Curve
         folder = root / "runs" / experiment.home(model) / f"{model}.curves"
         for path in sorted(folder.glob("*.tsv")):
             curves.setdefault(path.stem, {})[model] = read_curve(path)
-    first = list(_QUANTITIES)
+    first = list(QUANTITIES)
     rank = {name: first.index(name) if name in first else len(first) for name in curves}
     order = sorted(curves, key=lambda name: (name == _LAST, rank[name], name))
     return {name: curves[name] for name in order}
@@ -97,37 +67,6 @@ def thin(curve: Curve, points: int = _POINTS_A_LINE) -> Curve:
     return averaged(steps), averaged(values)
 
 
-def _axes(height: float) -> tuple[Figure, Axes]:
-    # Figure itself, not pyplot: no global state, no windowing system
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_LINE)
-    axes.tick_params(colors=_INK, labelsize=9, length=0)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def _svg(figure: Figure, title: str, description: str) -> Chart:
-    import matplotlib
-
-    stream = io.StringIO()
-    # the salt makes ids repeat from run to run, and differ between the charts of one page
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    drawing = stream.getvalue()
-    drawing = drawing[drawing.index("<svg") :]
-    drawing = re.sub(r"<metadata>.*?</metadata>\s*", "", drawing, flags=re.DOTALL)
-    # sized by the page; group ids (axes_1, …) would occur once in every chart
-    drawing = re.sub(r'^(<svg[^>]*?) width="[^"]*"', r"\1", drawing)
-    drawing = re.sub(r'^(<svg[^>]*?) height="[^"]*"', r"\1", drawing)
-    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
-    drawing = drawing.replace("<svg ", '<svg aria-hidden="true" ', 1)
-    return Chart(title, description, drawing.replace(_INK, "var(--ink)").replace(_LINE, "var(--line)"))
-
-
 def _ends(experiment: Experiment, metrics: Mapping[str, Any], name: str) -> list[float]:
     """Where the bar or its whisker ends, for each model."""
     scores = [metrics[model][name]["rouge_l"] for model in experiment.models]
@@ -142,8 +81,8 @@ def score_chart(experiment: Experiment, metrics: Mapping[str, Any], name: str) -
     # a percentile interval need not hold the mean exactly, and matplotlib refuses negative error bars
     lows = [max(0.0, mean - score["ci95"][0]) for mean, score in zip(means, scores, strict=True)]
     highs = [max(0.0, score["ci95"][1] - mean) for mean, score in zip(means, scores, strict=True)]
-    palette = colors(experiment)
-    figure, axes = _axes(height=0.34 * len(models) + 0.5)
+    palette = colors(experiment.methods)
+    figure, axes = axes_of(height=0.34 * len(models) + 0.5)
     places = range(len(models))
     axes.barh(
         places,
@@ -151,24 +90,24 @@ def score_chart(experiment: Experiment, metrics: Mapping[str, Any], name: str) -
         xerr=[lows, highs],
         color=[palette[model] for model in models],
         height=0.68,
-        error_kw={"ecolor": _INK, "elinewidth": 1.0, "capsize": 2},
+        error_kw={"ecolor": INK, "elinewidth": 1.0, "capsize": 2},
     )
     # one scale for all sets, so that the charts side by side can be compared
     room = 1.18 * max(1.0, *(end for each in experiment.sets for end in _ends(experiment, metrics, each)))
     for place, mean, end in zip(places, means, _ends(experiment, metrics, name), strict=True):
-        axes.text(end + 0.015 * room, place, f"{mean:.1f}", va="center", fontsize=9, color=_INK)
+        axes.text(end + 0.015 * room, place, f"{mean:.1f}", va="center", fontsize=9, color=INK)
     axes.set_yticks(places, [label(model) for model in models])
     axes.invert_yaxis()
     axes.set_xlim(0, room)
-    axes.grid(axis="x", color=_LINE, linewidth=0.6)
+    axes.grid(axis="x", color=LINE, linewidth=0.6)
     spoken = "; ".join(f"{label(model)} {mean:.1f}" for model, mean in zip(models, means, strict=True))
-    return _svg(figure, f"Rouge-L on {name}", spoken)
+    return to_svg(figure, f"Rouge-L on {name}", spoken, experiment.student)
 
 
 def curve_chart(experiment: Experiment, quantity: str, curves: Mapping[str, Curve]) -> Chart:
     """One quantity over training steps, a line for each model that has it."""
-    palette = colors(experiment)
-    figure, axes = _axes(height=2.5)
+    palette = colors(experiment.methods)
+    figure, axes = axes_of(height=2.5)
     ends = []
     for model, curve in curves.items():
         steps, values = thin(curve)
@@ -176,10 +115,10 @@ def curve_chart(experiment: Experiment, quantity: str, curves: Mapping[str, Curv
         axes.plot(steps, values, color=palette[model], linewidth=1.6, marker="o" if few else None, markersize=3)
         if values:
             ends.append(f"{label(model)} {values[-1]:.4g} after {steps[-1]:.0f} steps")
-    axes.set_xlabel("step", color=_INK, fontsize=9)
-    axes.grid(color=_LINE, linewidth=0.6)
-    title = _QUANTITIES.get(quantity, quantity.replace("_", " ").capitalize())
-    return _svg(figure, title, "At the end: " + "; ".join(ends))
+    axes.set_xlabel("step", color=INK, fontsize=9)
+    axes.grid(color=LINE, linewidth=0.6)
+    title = QUANTITIES.get(quantity, quantity.replace("_", " ").capitalize())
+    return to_svg(figure, title, "At the end: " + "; ".join(ends), experiment.student)
 
 
 def score_charts(experiment: Experiment, metrics: Mapping[str, Any]) -> list[Chart]:

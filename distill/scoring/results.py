@@ -11,21 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.judging import summary
+from distill.judging.summary import read_summary
 from distill.project.errors import DataError, SettingsError
 from distill.project.files import read_json
 from distill.project.randomness import key
 from distill.project.settings import lookup, read_yaml
 from distill.scoring import statistics
-
-TEACHER = "teacher"
-REFERENCE_METHOD = "minillm"
-KL = "kl"
+from distill.scoring.names import CALIBRATION, EXPOSURE, KL, LENGTHS, LOSS, REFERENCE_METHOD, RESERVED, TEACHER
 
 _METRICS = ("rouge_l", "exact_match", "response_tokens", "truncated", "distinct_4", "repeated_4")
 _DIGITS = 4
 
 Metrics = dict[str, dict[str, dict[str, Any]]]
+Analyses = Mapping[str, Mapping[str, Any]]
+"""Analysis (`divergence`, `exposure`, `calibration`, `loss`, `lengths`) to the content of its file."""
+
+ANALYSES = ("divergence", "exposure", "calibration", "loss", "lengths")
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def read_experiment(params: Path, student: str) -> Experiment:
     """
     content = read_yaml(params)
     sets = tuple(str(name) for name in lookup(content, "datasets", params))
-    if KL in sets:
-        raise SettingsError(f"{params}: `{KL}` is the results' name for divergences; rename that evaluation set")
+    if taken := sorted(set(RESERVED) & set(sets)):
+        raise SettingsError(f"{params}: `{taken[0]}` is a name the results need for themselves; rename that set")
     return Experiment(
         student=student,
         family=str(lookup(content, f"students.{student}.family", params)),
@@ -72,14 +73,6 @@ def read_experiment(params: Path, student: str) -> Experiment:
         seed=int(lookup(content, "seed", params)),
         judged=tuple(name for name in content.get("judge", {}).get("datasets", []) if name in sets),
     )
-
-
-def _rounded(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The same nesting with each number rounded."""
-    return {
-        name: _rounded(value) if isinstance(value, Mapping) else round(float(value), _DIGITS)
-        for name, value in content.items()
-    }
 
 
 def _cell(score: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -111,29 +104,49 @@ def read_scores(experiment: Experiment, root: Path) -> dict[str, dict[str, Any]]
     return scores
 
 
-def metrics(experiment: Experiment, scores: Mapping[str, Mapping[str, Any]], root: Path) -> Metrics:
-    """The content of results/<student>.json: model → set → metric, and model → `kl` where it was measured.
+def read_analyses(experiment: Experiment, root: Path) -> Analyses:
+    """The analyses of one student: name → content of analyses/<student>/<name>.json below `root`.
+
+    Raises: DataError when one is missing.
+    """
+    folder = root / "analyses" / experiment.student
+    return {name: read_json(folder / f"{name}.json") for name in ANALYSES}
+
+
+def metrics(experiment: Experiment, scores: Mapping[str, Mapping[str, Any]], analyses: Analyses, root: Path) -> Metrics:
+    """The content of results/<student>.json: model → set → metric, and model → analysis → metric.
 
     A set that is judged has a metric `judge` too, without a score where the judge's budget did not reach.
     """
     gathered: Metrics = {}
     for model in experiment.models:
-        gathered[model] = {
-            name: _cell(scores[model][name], key(experiment.seed, "interval", model, name)) for name in experiment.sets
+        gathered[model] = {}
+        for name in experiment.sets:
+            cell = _cell(scores[model][name], key(experiment.seed, "interval", model, name))
+            lengths = analyses["lengths"][name]["models"][model]
+            cell["rouge_l_by_length"] = lengths["rouge_l"]
+            cell["response_tokens"] = {part: lengths["response_tokens"][part] for part in ("mean", "ci95")}
+            cell |= {part: lengths[part] for part in ("repeated_4",) if part in lengths}
+            cell["loss"] = analyses["loss"][name]["models"][model]
+            if name in experiment.judged:
+                cell["judge"] = read_summary(root, experiment.home(model), model, name)
+            gathered[model][name] = cell
+        if model in analyses["divergence"]["models"]:
+            gathered[model][KL] = analyses["divergence"]["models"][model]
+        if model in analyses["exposure"]["models"]:
+            found = analyses["exposure"]["models"][model]
+            gathered[model][EXPOSURE] = {part: found[part] for part in ("error", "error_a_token")}
+        gathered[model][CALIBRATION] = {
+            name: {part: content["models"][model][part] for part in ("accuracy", "ece", "word_mass")}
+            for name, content in analyses["calibration"].items()
         }
-        for name in experiment.judged:
-            gathered[model][name]["judge"] = summary.read_summary(root, experiment.home(model), model, name)
-    divergences = root / "scores" / experiment.student / "divergence.json"
-    if divergences.exists():
-        for model, found in read_json(divergences).items():
-            gathered[model][KL] = _rounded(found)
     return gathered
 
 
-def significance(experiment: Experiment, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def significance(experiment: Experiment, scores: Mapping[str, Mapping[str, Any]], analyses: Analyses) -> dict[str, Any]:
     """MiniLLM against every other model on the same prompts: model → set → difference and verdict of MiniLLM.
 
-    Empty where params.yaml does not name MiniLLM.
+    The analyses' comparisons stand beside the sets, under their names. Empty where params.yaml does not name MiniLLM.
     """
     if REFERENCE_METHOD not in experiment.methods:
         return {}
@@ -148,14 +161,22 @@ def significance(experiment: Experiment, scores: Mapping[str, Mapping[str, Any]]
                 scores[model][name]["per_example"],
                 key(experiment.seed, "comparison", model, name),
             )
-            verdicts[model][name] = {
-                "difference": round(compared.difference, _DIGITS),
-                "ci95": [round(bound, _DIGITS) for bound in compared.interval],
-                "standard_error": round(compared.standard_error, _DIGITS),
-                "p_value": round(compared.p_value, _DIGITS),
-                "verdict": compared.verdict,
-            }
+            verdicts[model][name] = statistics.comparison_entry(compared)
+        for name, analysis in ((KL, "divergence"), (EXPOSURE, "exposure")):
+            if model in analyses[analysis]["against"]:
+                verdicts[model][name] = analyses[analysis]["against"][model]
+        for name, analysis in ((CALIBRATION, "calibration"), (LOSS, "loss"), (LENGTHS, "lengths")):
+            verdicts[model][name] = {each: content["against"][model] for each, content in analyses[analysis].items()}
     return {REFERENCE_METHOD: verdicts}
+
+
+def summary(gathered: Metrics, verdicts: Mapping[str, Any], analyses: Analyses, note: str) -> dict[str, Any]:
+    """What the report draws of one student, beside curves and samples: the content of analyses/<student>/summary.json.
+
+    `note` is `recipe.note` of the family's profile.
+    """
+    drawn = {name: analyses[name] for name in ("exposure", "calibration", "lengths")}
+    return {"note": note, "metrics": gathered, "significance": verdicts, **drawn}
 
 
 def plot_rows(experiment: Experiment, gathered: Metrics) -> str:

@@ -1,41 +1,22 @@
-"""Sample responses for the report: one prompt, its references, and what every model answered."""
+"""Sample responses for the report: every prompt with its references, and what each model answered to it.
+
+They go onto the page as one block of JSON, which the page's script lays out; prompts and a teacher's answers stand
+there once, whichever students share them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.project.files import read_jsonl
+from distill.project.files import read_json, read_jsonl
+from distill.scoring.names import label
 from distill.scoring.results import Experiment
-from distill.scoring.tables import label
 
-
-@dataclass(frozen=True)
-class Response:
-    """What one model answered, and its Rouge-L."""
-
-    model: str
-    name: str
-    text: str
-    rouge_l: float
-    truncated: bool
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One prompt with the responses of all models, teacher first."""
-
-    set: str
-    id: int | str
-    instruction: str
-    input: str
-    category: str
-    references: tuple[str, ...]
-    responses: tuple[Response, ...]
-    winners: tuple[str, ...]
-    """The methods (not the teacher) with the highest Rouge-L; none where no answer scored."""
+# A page may weigh 20 MB, of which charts and tables need a part.
+_BYTES = 15_000_000
 
 
 def spread(count: int, wanted: int) -> list[int]:
@@ -44,57 +25,67 @@ def spread(count: int, wanted: int) -> list[int]:
     return [position * count // taken for position in range(taken)]
 
 
-def choose(
-    experiment: Experiment, scores: Mapping[str, Mapping[str, Any]], root: Path, wanted: int = 50
-) -> list[Sample]:
-    """About `wanted` prompts spread over all evaluation sets, with the responses of each set's first seed.
+def collect(experiments: Sequence[Experiment], root: Path, most_bytes: int = _BYTES) -> dict[str, Any]:
+    """The block of JSON: `sets`, `students` and `answers`, of each evaluation set's first sampling seed.
 
-    `scores` are those of `results.read_scores`. Raises: DataError where a file is missing or damaged.
+    Where it would be over `most_bytes`, every set keeps an evenly spread part of its prompts. A response is
+    `[text, Rouge-L, 1 if cut off]`. Raises: DataError where a file is missing or damaged.
     """
-    each = -(-wanted // len(experiment.sets))
-    samples: list[Sample] = []
-    for name in experiment.sets:
-        rows = read_jsonl(root / "evaluation" / f"{name}.jsonl")
-        answers = {model: _first_seed(experiment, model, name, root) for model in experiment.models}
-        samples += [
-            _sample(experiment, scores, name, position, rows[position], answers) for position in spread(len(rows), each)
-        ]
-    return samples
+    names = list(dict.fromkeys(name for experiment in experiments for name in experiment.sets))
+    prompts = {name: read_jsonl(root / "evaluation" / f"{name}.jsonl") for name in names}
+    models = {
+        f"{experiment.home(model)}/{model}": experiment.sets
+        for experiment in experiments
+        for model in experiment.models
+    }
+    answers = {
+        model: {name: _answers(root, model, name, prompts[name]) for name in sets} for model, sets in models.items()
+    }
+    share = most_bytes / max(1, _size([prompts, answers]))
+    kept = {name: spread(len(rows), max(1, int(len(rows) * min(1.0, share)))) for name, rows in prompts.items()}
+    return {
+        "sets": {
+            name: {
+                "total": len(rows),
+                "prompts": [
+                    [rows[i]["id"], rows[i]["instruction"], rows[i]["input"], rows[i]["category"], rows[i]["output"]]
+                    for i in kept[name]
+                ],
+            }
+            for name, rows in prompts.items()
+        },
+        "students": [
+            {
+                "name": experiment.student,
+                "sets": list(experiment.sets),
+                "models": [[f"{experiment.home(m)}/{m}", m, label(m)] for m in experiment.models],
+            }
+            for experiment in experiments
+        ],
+        "answers": {
+            model: {name: [rows[i] for i in kept[name]] for name, rows in by_set.items()}
+            for model, by_set in answers.items()
+        },
+    }
 
 
-def _first_seed(experiment: Experiment, model: str, name: str, root: Path) -> dict[int | str, dict[str, Any]]:
-    rows = read_jsonl(root / "responses" / experiment.home(model) / model / f"{name}.jsonl")
+def _answers(root: Path, model: str, name: str, prompts: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    rows = read_jsonl(root / "responses" / f"{model}/{name}.jsonl")
     first = min(row["seed"] for row in rows)
-    return {row["id"]: row for row in rows if row["seed"] == first}
-
-
-def _sample(
-    experiment: Experiment,
-    scores: Mapping[str, Mapping[str, Any]],
-    name: str,
-    position: int,
-    row: Mapping[str, Any],
-    answers: Mapping[str, Mapping[int | str, Mapping[str, Any]]],
-) -> Sample:
+    by_id = {row["id"]: row for row in rows if row["seed"] == first}
     # score files keep seeds ascending and examples in the order of the evaluation file
-    points = {model: float(scores[model][name]["per_example"][0][position]) for model in experiment.models}
-    best = max((points[method] for method in experiment.methods), default=0.0)
-    return Sample(
-        set=name,
-        id=row["id"],
-        instruction=row["instruction"],
-        input=row.get("input", ""),
-        category=row.get("category", ""),
-        references=tuple(row["output"]),
-        responses=tuple(
-            Response(
-                model,
-                label(model),
-                answers[model][row["id"]]["text"],
-                points[model],
-                bool(answers[model][row["id"]].get("truncated", False)),
-            )
-            for model in experiment.models
-        ),
-        winners=tuple(method for method in experiment.methods if best > 0 and points[method] == best),
-    )
+    points = read_json(root / "scores" / f"{model}/{name}.json")["per_example"][0]
+    return [
+        [by_id[prompt["id"]]["text"], round(score, 1), int(bool(by_id[prompt["id"]].get("truncated")))]
+        for prompt, score in zip(prompts, points, strict=True)
+    ]
+
+
+def _size(content: Any) -> int:
+    return len(json.dumps(content, ensure_ascii=False).encode())
+
+
+def as_script(content: Mapping[str, Any]) -> str:
+    """The block as text that may stand inside a `<script>` element: no `<` ever ends it."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -11,6 +11,7 @@ from typing import Any
 
 from distill.scoring import diversity, rouge
 from distill.scoring.answers import Answers
+from distill.scoring.statistics import bootstrap_interval, interval_entry
 
 _DIGITS = 4
 
@@ -27,9 +28,9 @@ def _grand_mean(rows: Sequence[Sequence[float]]) -> dict[str, float]:
     return {"mean": round(fsum(values) / len(values), _DIGITS)}
 
 
-def _seed_mean(values: Sequence[float | None]) -> dict[str, float] | None:
+def _over_seeds(values: Sequence[float | None]) -> dict[str, float] | None:
     known = [value for value in values if value is not None]
-    return {"mean": round(fsum(known) / len(known), _DIGITS)} if known else None
+    return mean_and_std(known) if known else None
 
 
 def score_answers(
@@ -37,9 +38,9 @@ def score_answers(
 ) -> dict[str, Any]:
     """All scores of one cell of the results table, S seeds × N examples.
 
-    Returns Rouge-L (mean, std over seeds, per seed), exact match, length and truncated share where the
-    answers tell them, distinct-4 and repeated-4 where there are 4-grams, and `per_example` Rouge-L [S][N] in
-    the order of `seeds` and `ids`. Shares and scores are ×100.
+    Returns Rouge-L (mean, std over seeds, per seed), exact match with its interval, length and truncated share
+    where the answers tell them, distinct-4 and repeated-4 where there are 4-grams, and `per_example` Rouge-L
+    [S][N] in the order of `seeds` and `ids`. Shares and scores are ×100.
     """
     count = len(answers.ids)
     flat = rouge.score_all(
@@ -54,15 +55,16 @@ def score_answers(
         [rouge.exact_match(text, own) for text, own in zip(row, answers.references, strict=True)]
         for row in answers.texts
     ]
+    matched = _grand_mean(matches)
     optional = {
         "response_tokens": answers.tokens and _grand_mean(answers.tokens),
         "truncated": answers.truncated and _grand_mean([[100.0 * cut for cut in r] for r in answers.truncated]),
-        "distinct_4": _seed_mean([diversity.distinct_ngrams(row) for row in answers.texts]),
-        "repeated_4": _seed_mean([diversity.repeated_ngrams(row) for row in answers.texts]),
+        "distinct_4": _over_seeds([diversity.distinct_ngrams(row) for row in answers.texts]),
+        "repeated_4": _over_seeds([diversity.repeated_ngrams(row) for row in answers.texts]),
     }
     return {
         "rouge_l": {**mean_and_std(per_seed), "per_seed": [round(value, _DIGITS) for value in per_seed]},
-        "exact_match": _grand_mean(matches),
+        "exact_match": interval_entry(matched["mean"], bootstrap_interval(matches, seed=0)),
         **{name: value for name, value in optional.items() if value},
         "seeds": answers.seeds,
         "ids": answers.ids,

@@ -6,9 +6,9 @@ Training the models again with another seed moves the numbers too; several train
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,23 +16,37 @@ from numpy.typing import NDArray
 from distill.project.errors import DataError
 
 Scores = Sequence[Sequence[float]]
+Array = NDArray[np.float64]
 Verdict = Literal["better", "not distinguishable", "worse"]
 
 _DRAWS = 5_000
 _LEVEL = 0.95
 _DRAWS_A_BLOCK = 500
+_DIGITS = 4
 
 
-def _matrix(scores: Scores, name: str) -> NDArray[np.float64]:
+def _matrix(scores: Scores, name: str) -> Array:
     matrix = np.array(scores, dtype=np.float64) if len({len(row) for row in scores}) == 1 else np.empty((0, 0))
     if matrix.size == 0:
         raise DataError(f"{name} must be one row of example scores for each seed, all of one length; score again")
     return matrix
 
 
-def _percentiles(values: NDArray[np.float64], level: float) -> tuple[float, float]:
+def _percentiles(values: Array, level: float) -> tuple[float, float]:
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _counts(generator: np.random.Generator, rows: int, draws: int) -> Array:
+    """How often each of `rows` rows occurs in each of `draws` samples of that size, [draws, rows]."""
+    return generator.multinomial(rows, np.full(rows, 1 / rows), size=draws).astype(np.float64)
+
+
+def _blocks(draws: int) -> Iterator[tuple[slice, int]]:
+    """The draws in blocks, so that draws × prompts never stand in memory at once."""
+    for start in range(0, draws, _DRAWS_A_BLOCK):
+        stop = min(start + _DRAWS_A_BLOCK, draws)
+        yield slice(start, stop), stop - start
 
 
 def bootstrap_interval(scores: Scores, seed: int, draws: int = _DRAWS, level: float = _LEVEL) -> tuple[float, float]:
@@ -46,12 +60,11 @@ def bootstrap_interval(scores: Scores, seed: int, draws: int = _DRAWS, level: fl
     generator = np.random.default_rng(seed)
     means = np.empty(draws)
     # how often each row is drawn, rather than which: the mean is then two small products
-    for start in range(0, draws, _DRAWS_A_BLOCK):
-        block = min(_DRAWS_A_BLOCK, draws - start)
-        by_example = generator.multinomial(examples, np.full(examples, 1 / examples), size=block)
-        by_seed = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=block)
+    for block, size in _blocks(draws):
+        by_example = _counts(generator, examples, size)
+        by_seed = _counts(generator, seeds, size)
         drawn = ((by_example @ matrix.T) * by_seed).sum(axis=1)
-        means[start : start + block] = drawn / (seeds * examples)
+        means[block] = drawn / (seeds * examples)
     return _percentiles(means, level)
 
 
@@ -69,7 +82,30 @@ class Comparison:
     """Of A: "better" or "worse" if the interval leaves out 0 and the p-value agrees (for few prompts)."""
 
 
-def compare(a: Scores, b: Scores, seed: int, draws: int = _DRAWS, level: float = _LEVEL) -> Comparison:
+def interval_entry(mean: float, interval: tuple[float, float]) -> dict[str, Any]:
+    """`mean` and `ci95` as results files hold them: the interval is a list, which `dvc metrics diff` leaves out."""
+    return {"mean": round(mean, _DIGITS), "ci95": [round(bound, _DIGITS) for bound in interval]}
+
+
+def comparison_entry(compared: Comparison) -> dict[str, Any]:
+    """A comparison as results files hold it."""
+    return {
+        "difference": round(compared.difference, _DIGITS),
+        "ci95": [round(bound, _DIGITS) for bound in compared.interval],
+        "standard_error": round(compared.standard_error, _DIGITS),
+        "p_value": round(compared.p_value, _DIGITS),
+        "verdict": compared.verdict,
+    }
+
+
+def compare(
+    a: Scores,
+    b: Scores,
+    seed: int,
+    draws: int = _DRAWS,
+    level: float = _LEVEL,
+    lower_is_better: bool = False,
+) -> Comparison:
     """Compare model A with model B, example by example; the n-th column of both is the same prompt.
 
     A prompt's scores are first averaged over its seeds, so that sampling noise is part of the spread between
@@ -86,27 +122,75 @@ def compare(a: Scores, b: Scores, seed: int, draws: int = _DRAWS, level: float =
     observed = float(differences.mean())
     generator = np.random.default_rng(seed)
     drawn, flipped = np.empty(draws), np.empty(draws)
-    for start in range(0, draws, _DRAWS_A_BLOCK):
-        block = slice(start, min(start + _DRAWS_A_BLOCK, draws))
-        size = block.stop - block.start
-        counts = generator.multinomial(count, np.full(count, 1 / count), size=size)
-        drawn[block] = counts @ differences / count
+    for block, size in _blocks(draws):
+        drawn[block] = _counts(generator, count, size) @ differences / count
         signs = 2 * generator.integers(0, 2, size=(size, count), dtype=np.int8) - 1
         flipped[block] = signs @ differences / count
-    interval = _percentiles(drawn, level)
-    # the observed signs are one permutation: without the +1 a p-value could be 0; the slack is for rounding
-    as_extreme = int((np.abs(flipped) >= abs(observed) - 1e-12).sum())
-    p_value = (as_extreme + 1) / (draws + 1)
-    return Comparison(
-        difference=observed,
-        interval=interval,
-        standard_error=float(differences.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0,
-        p_value=p_value,
-        verdict=_verdict(interval, significant=p_value <= 1 - level),
-    )
+    standard_error = float(differences.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
+    return _comparison(observed, standard_error, drawn, flipped, level, lower_is_better)
 
 
-def _verdict(interval: tuple[float, float], significant: bool) -> Verdict:
-    if significant and interval[0] > 0:
-        return "better"
-    return "worse" if significant and interval[1] < 0 else "not distinguishable"
+def _comparison(
+    observed: float, standard_error: float, drawn: Array, permuted: Array, level: float, lower_is_better: bool
+) -> Comparison:
+    """What bootstrap draws of the difference and its values under permutation say about `observed`."""
+    low, high = _percentiles(drawn, level)
+    # what was observed is one permutation: without the +1 a p-value could be 0; the slack is for rounding
+    as_extreme = int((np.abs(permuted) >= abs(observed) - 1e-12).sum())
+    p_value = (as_extreme + 1) / (len(permuted) + 1)
+    verdict: Verdict = "not distinguishable"
+    if p_value <= 1 - level and (low > 0 or high < 0):
+        verdict = "better" if (low > 0) != lower_is_better else "worse"
+    return Comparison(observed, (low, high), standard_error, p_value, verdict)
+
+
+Statistic = Callable[[Array], Array]
+"""A statistic made of sums over prompts: [..., K] sums to [...] or [..., L] values, e.g. nats over tokens."""
+
+
+def ratio(sums: Array) -> Array:
+    """The statistic whose two columns are numerator and denominator."""
+    quotient: Array = sums[..., 0] / sums[..., 1]
+    return quotient
+
+
+def statistic_interval(
+    columns: Array, statistic: Statistic, seed: int, draws: int = _DRAWS, level: float = _LEVEL
+) -> Array:
+    """Percentile interval, low and high first, of a statistic of the column sums of `columns` [N, K].
+
+    Prompts are drawn with replacement. A prompt is drawn with all its responses, so what they share does not
+    make the interval too narrow.
+    """
+    generator = np.random.default_rng(seed)
+    drawn = np.concatenate([statistic(_counts(generator, len(columns), size) @ columns) for _, size in _blocks(draws)])
+    interval: Array = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return interval
+
+
+def compare_statistic(
+    a: Array,
+    b: Array,
+    statistic: Statistic,
+    seed: int,
+    draws: int = _DRAWS,
+    level: float = _LEVEL,
+    lower_is_better: bool = False,
+) -> Comparison:
+    """Compare a statistic of A's and of B's column sums, both [N, K] over the same N prompts.
+
+    Paired bootstrap, and a permutation test that exchanges A and B at random prompts.
+    Raises: DataError when they are not over the same number of prompts.
+    """
+    count = len(a)
+    if count != len(b):
+        raise DataError(f"{count} prompts cannot be compared with {len(b)}; measure both models on the same")
+    generator = np.random.default_rng(seed)
+    drawn, permuted = np.empty(draws), np.empty(draws)
+    for block, size in _blocks(draws):
+        counts = _counts(generator, count, size)
+        drawn[block] = statistic(counts @ a) - statistic(counts @ b)
+        moved = generator.integers(0, 2, size=(size, count)).astype(np.float64) @ (b - a)
+        permuted[block] = statistic(a.sum(axis=0) + moved) - statistic(b.sum(axis=0) - moved)
+    observed = float(statistic(a.sum(axis=0)) - statistic(b.sum(axis=0)))
+    return _comparison(observed, float(drawn.std(ddof=1)), drawn, permuted, level, lower_is_better)

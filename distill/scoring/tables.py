@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.judging.summary import shown as judged
 from distill.project.errors import DataError
 from distill.project.files import read_json
 from distill.project.settings import read_yaml
-from distill.scoring.results import KL, REFERENCE_METHOD, TEACHER, Experiment, read_experiment
+from distill.scoring.names import KL, REFERENCE_METHOD, TEACHER, label
+from distill.scoring.results import Experiment, read_experiment
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -18,28 +20,22 @@ if TYPE_CHECKING:
 START_MARK = "<!-- results:start -->"
 END_MARK = "<!-- results:end -->"
 
-# how the literature writes the names; a method that is not here keeps its own
-_LABELS = {
-    "teacher": "Teacher",
-    "sft": "SFT",
-    "kd": "KD",
-    "seqkd": "SeqKD",
-    "minillm": "MiniLLM",
-    "seqkd_multi": "SeqKD × k samples",
-    "single_step": "Single-step KL",
-}
 _SIGNS = {"better": "▼", "worse": "▲", "not distinguishable": "≈"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of the table."""
+    """One entry of a table."""
 
     text: str
     best: bool = False
     """The best student of the column."""
     sign: str = ""
-    """How this model stands to MiniLLM: ▼ below it, ▲ above it, ≈ not distinguishable."""
+    """A mark behind the text: how this model stands to MiniLLM (▼ below it, ▲ above it, ≈ not distinguishable)."""
+    detail: str = ""
+    """Said where there is room: the 95 % interval."""
+    tone: str = ""
+    """`good` or `bad` where a verdict is one."""
 
     @property
     def signed(self) -> str:
@@ -48,18 +44,23 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Row:
+    """One line of a table."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    group: str = ""
+    """The student whose method it is, in a table of several."""
+
+
+@dataclass(frozen=True)
 class Table:
     """A table ready to be drawn in any medium."""
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    rows: tuple[Row, ...]
     notes: tuple[str, ...]
-
-
-def label(model: str) -> str:
-    """The name of a model as the literature writes it."""
-    return _LABELS.get(model, model)
 
 
 def _score_column(
@@ -72,20 +73,34 @@ def _score_column(
     cells = []
     for model in experiment.models:
         verdict = verdicts.get(model, {}).get(name, {}).get("verdict", "")
-        std = metrics[model][name]["rouge_l"]["std"]
+        score = metrics[model][name]["rouge_l"]
         is_best = model != TEACHER and shown[model] == best
-        cells.append(Cell(f"{shown[model]} ± {std:.1f}", is_best, _SIGNS.get(verdict, "")))
+        text = f"{shown[model]} ± {score['std']:.1f}"
+        cells.append(Cell(text, is_best, _SIGNS.get(verdict, ""), _interval(score, 1)))
     return cells
 
 
+def _interval(entry: Mapping[str, Any], digits: int) -> str:
+    """`[low, high]`, empty where there is none."""
+    return f"[{', '.join(f'{bound:.{digits}f}' for bound in entry['ci95'])}]" if "ci95" in entry else ""
+
+
+def _judge_column(experiment: Experiment, metrics: Mapping[str, Any], name: str) -> list[Cell]:
+    cells = [metrics[model][name].get("judge", {}) for model in experiment.models]
+    return [
+        Cell(judged(metrics[model][name]), detail=_interval(cell, 1))
+        for model, cell in zip(experiment.models, cells, strict=True)
+    ]
+
+
 def _divergence_column(experiment: Experiment, metrics: Mapping[str, Any]) -> list[Cell]:
-    shown = {
-        model: f"{metrics[model][KL]['reverse_kl']['mean']:.2f}"
-        for model in experiment.models
-        if "reverse_kl" in metrics[model].get(KL, {})
-    }
-    best = min((text for model, text in shown.items() if model != TEACHER), key=float, default="")
-    return [Cell(shown.get(m, "–"), m != TEACHER and shown.get(m) == best) for m in experiment.models]
+    found = {model: metrics[model][KL]["reverse_kl"] for model in experiment.models if KL in metrics[model]}
+    texts = {model: f"{entry['mean']:.2f}" for model, entry in found.items()}
+    best = min((text for model, text in texts.items() if model != TEACHER), key=float, default="")
+    return [
+        Cell(texts[m], m != TEACHER and texts[m] == best, detail=_interval(found[m], 2)) if m in found else Cell("–")
+        for m in experiment.models
+    ]
 
 
 def build(experiment: Experiment, metrics: Mapping[str, Any], significance: Mapping[str, Any], note: str = "") -> Table:
@@ -102,8 +117,13 @@ def build(experiment: Experiment, metrics: Mapping[str, Any], significance: Mapp
     if absent:
         raise DataError(f"results/{experiment.student}.json lacks {', '.join(absent)}; run `dvc repro`")
     verdicts = significance.get(REFERENCE_METHOD, {})
-    columns = [_score_column(name, experiment, metrics, verdicts) for name in experiment.sets]
-    titles = [*experiment.sets]
+    columns, titles = [], []
+    for name in experiment.sets:
+        columns.append(_score_column(name, experiment, metrics, verdicts))
+        titles.append(name)
+        if name in experiment.judged:
+            columns.append(_judge_column(experiment, metrics, name))
+            titles.append(f"{name}, judge")
     if any(KL in metrics[model] for model in experiment.models):
         columns.append(_divergence_column(experiment, metrics))
         titles.append("reverse KL")
@@ -112,6 +132,8 @@ def build(experiment: Experiment, metrics: Mapping[str, Any], significance: Mapp
     notes[0] += "; the best student in bold."
     if "reverse KL" in titles:
         notes.append("Reverse KL to the teacher on the model's own samples, nats a token; lower is closer.")
+    if experiment.judged:
+        notes.append("Judge: the model's scores over the references' × 100, by an LLM.")
     if verdicts:
         notes.append(
             "Against MiniLLM on the same prompts (paired bootstrap, 95 %): "
@@ -121,7 +143,8 @@ def build(experiment: Experiment, metrics: Mapping[str, Any], significance: Mapp
         title=f"{experiment.student} ({experiment.family})",
         columns=tuple(titles),
         rows=tuple(
-            (label(model), tuple(column[row] for column in columns)) for row, model in enumerate(experiment.models)
+            Row(label(model), tuple(column[row] for column in columns), "" if model == TEACHER else experiment.student)
+            for row, model in enumerate(experiment.models)
         ),
         notes=(*notes, *([note] if note else [])),
     )
@@ -139,17 +162,31 @@ def read(student: str, root: Path) -> Table:
     )
 
 
-def to_markdown(table: Table) -> str:
-    """The table and its notes as GitHub Markdown."""
+def combine(tables: Sequence[Table]) -> Table:
+    """The tables of several students of one family as one, as in the paper: the teacher, then student by student."""
+    first = tables[0]
+    rows = [row for number, table in enumerate(tables) for row in table.rows if row.group or number == 0]
+    return replace(first, title=first.title if len(tables) == 1 else "", rows=tuple(rows))
+
+
+def to_markdown(table: Table, details: bool = False) -> str:
+    """The table and its notes as GitHub Markdown; `details` puts intervals into the cells."""
 
     def line(cells: list[str]) -> str:
         return "| " + " | ".join(cells) + " |"
 
+    groups = {row.group for row in table.rows if row.group}
     lines = [line([table.title, *table.columns]), line(["---", *["---:"] * len(table.columns)])]
-    for name, cells in table.rows:
-        texts = [f"**{cell.text}** {cell.sign}".strip() if cell.best else cell.signed for cell in cells]
+    for row in table.rows:
+        texts = [_markdown_cell(cell, details) for cell in row.cells]
+        name = f"{row.group} · {row.name}" if row.group and len(groups) > 1 else row.name
         lines.append(line([name, *texts]))
     return "\n".join([*lines, "", *("  \n".join(table.notes)).split("\n")]) + "\n"
+
+
+def _markdown_cell(cell: Cell, details: bool) -> str:
+    text = f"**{cell.text}**" if cell.best else cell.text
+    return " ".join(part for part in (text, cell.detail if details else "", cell.sign) if part)
 
 
 def to_rich(table: Table) -> RichTable:
@@ -161,8 +198,9 @@ def to_rich(table: Table) -> RichTable:
     drawn.add_column("")
     for column in table.columns:
         drawn.add_column(Text(column), justify="right")
-    for name, cells in table.rows:
-        drawn.add_row(Text(name), *(Text(cell.signed, style="bold green" if cell.best else "") for cell in cells))
+    for row in table.rows:
+        cells = (Text(cell.signed, style="bold green" if cell.best else "") for cell in row.cells)
+        drawn.add_row(Text(row.name), *cells)
     return drawn
 
 

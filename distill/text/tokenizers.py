@@ -53,7 +53,9 @@ def load_tokenizer(source: Reference | Path) -> PreTrainedTokenizerBase:
     if reference.path is not None:
         folder = Path(reference.path)
         if not folder.is_dir():
-            raise ModelError(f"the tokenizer folder {folder} does not exist; correct the path")
+            raise ModelError(
+                f"the tokenizer folder {folder} does not exist; run `dvc repro` for a family's own, or correct the path"
+            )
         if (folder / "vocab.json").is_file() and not (folder / "tokenizer_config.json").is_file():
             return _load_gpt2_files(folder)
     try:
@@ -64,6 +66,8 @@ def load_tokenizer(source: Reference | Path) -> PreTrainedTokenizerBase:
             f"cannot load the tokenizer {reference} ({reason}); check the name and the revision, "
             "and that the hub is within reach or the files are in its local cache"
         ) from None
+    if len(tokenizer) < 2:  # a folder without a vocabulary gives one of special tokens alone
+        raise ModelError(f"{reference} holds no tokenizer; put its tokenizer.json there, or correct the name")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     loaded: PreTrainedTokenizerBase = tokenizer

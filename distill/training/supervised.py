@@ -18,17 +18,18 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from distill.models.parts import backbone, head, shared_vocabulary
 from distill.project.errors import TrainingError
 from distill.project.progress import Progress
 from distill.runs.curves import Curves
 from distill.runs.hardware import HardwareSettings
+from distill.runs.interrupt import StopRequest, stop_after_step
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
 from distill.training.batches import ExampleDataset, KeyedSampler
 from distill.training.settings import SupervisedSettings
+from distill.training.unfinished import curves_of, newest_checkpoint, seal_checkpoint
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
 
@@ -88,8 +89,7 @@ class SupervisedTrainer(Trainer):
         objective: Objective,
         teacher: TeacherSignal | None,
         validate: Validate | None,
-        curves: Curves,
-        progress: Progress,
+        watch: _Watch,
         seed: int,
     ) -> None:
         """See `train_supervised`, which is the way in."""
@@ -99,13 +99,13 @@ class SupervisedTrainer(Trainer):
             train_dataset=ExampleDataset(examples),
             eval_dataset=ExampleDataset(examples[:1]),  # never read: `evaluate` below is ours
             data_collator=collate,
-            callbacks=[_Watch(curves, progress)],
+            callbacks=[watch],
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # the loss below divides by the global token count itself
         self.settings, self.teacher = settings, teacher
         self.objective: Objective = objective
-        self.validate, self.curves, self.seed = validate, curves, seed
+        self.validate, self.seed = validate, seed
         self.vocabulary = shared_vocabulary(model, teacher.teacher) if teacher else None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -145,10 +145,16 @@ class SupervisedTrainer(Trainer):
         """Our validation in place of a loss over an evaluation set."""
         assert self.validate is not None and isinstance(self.model, PreTrainedModel)
         found = self.validate(self.model)
-        self.curves.add(self.state.global_step, **{f"valid_{name}": value for name, value in found.items()})
         metrics = {f"eval_{name}": value for name, value in found.items()}
+        self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            seal_checkpoint(Path(str(self.args.output_dir)), self.state.global_step)
 
 
 def response_logits(model: PreTrainedModel, input_ids: Tensor, kept: Tensor) -> Tensor:
@@ -162,18 +168,22 @@ def response_logits(model: PreTrainedModel, input_ids: Tensor, kept: Tensor) -> 
 
 
 class _Watch(TrainerCallback):
-    """Curves and progress out of the Trainer's logs."""
+    """After each step: progress, a stored state when it is time or somebody asked to stop."""
 
-    def __init__(self, curves: Curves, progress: Progress) -> None:
-        self.curves, self.progress = curves, progress
+    def __init__(self, progress: Progress, stop: StopRequest, save_every: int) -> None:
+        self.progress, self.stop, self.save_every = progress, stop, save_every
+        self.shown: dict[str, float] = {}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        shown = {"loss": value} if (value := self.curves.last("loss")) is not None else {}
-        self.progress.advance(1, **shown)
+        self.progress.advance(1, **self.shown)
+        if self.stop:
+            control.should_training_stop = True
+        if self.stop or state.global_step % self.save_every == 0:
+            control.should_save = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        names = ("loss", "grad_norm", "learning_rate")
-        self.curves.add(state.global_step, **{n: float(logs[n]) for n in names if logs and n in logs})
+        if logs and "loss" in logs:
+            self.shown = {"loss": float(logs["loss"])}
 
 
 def train_supervised(
@@ -190,7 +200,8 @@ def train_supervised(
 ) -> Curves:
     """Train `model` in place and leave it with the selected weights; unfinished state lives in `scratch`.
 
-    Raises: TrainingError when there is nothing to train on or the loss is not finite.
+    Raises: TrainingError when there is nothing to train on or the loss is not finite; KeyboardInterrupt or
+    Terminated, once the state is stored, when the process is asked to stop.
     """
     steps_an_epoch = -(-len(examples) // settings.batch_size)
     arguments = _arguments(settings, hardware, scratch, seed, steps_an_epoch, validate is not None)
@@ -199,21 +210,19 @@ def train_supervised(
         if teacher is None:
             raise TrainingError(f"{name} needs a teacher; run its teacher stage first (`dvc repro`)")
         signal = TeacherSignal(teacher, examples, hardware.micro_batch, hardware.cache_teacher)
-    curves = Curves()
-    last = get_last_checkpoint(str(scratch)) if scratch.is_dir() else None
-    start = int(last.rsplit("-", 1)[1]) if last else 0
-    with Progress(name, steps_an_epoch * settings.epochs, start=start) as progress:
-        trainer = SupervisedTrainer(
-            model, arguments, examples, settings, objective, signal, validate, curves, progress, seed
-        )
+    last = newest_checkpoint(scratch)
+    start = int(last.name.rpartition("-")[2]) if last else 0
+    with Progress(name, steps_an_epoch * settings.epochs, start=start) as progress, stop_after_step() as stop:
+        watch = _Watch(progress, stop, hardware.save_every)
+        trainer = SupervisedTrainer(model, arguments, examples, settings, objective, signal, validate, watch, seed)
         # Trained through the module's own call, so that wrappers (DDP, DeepSpeed) see the forward they expect.
         model.forward = partial(response_logits, model)
         try:
-            trainer.train(resume_from_checkpoint=last)
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
         finally:
             del model.forward
     model.eval()
-    return curves
+    return curves_of(trainer.state.log_history, every=max(1, steps_an_epoch // 4))
 
 
 def _arguments(
@@ -256,8 +265,7 @@ def _arguments(
         max_grad_norm=settings.max_grad_norm,
         optim="adamw_torch",
         seed=seed,
-        save_total_limit=2,
-        logging_steps=max(1, steps_an_epoch // 4),
+        logging_steps=1,
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,

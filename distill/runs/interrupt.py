@@ -1,0 +1,57 @@
+"""Stopping in order: inside a training loop, Ctrl-C and SIGTERM wait until the step is done and its state stored.
+
+A second signal does not wait; nor does SIGKILL, after which the run goes on from the last state stored on the way.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from distill.project.errors import Terminated
+
+
+class StopRequest:
+    """Whether this process was asked to end; a training loop looks here after each step."""
+
+    def __init__(self) -> None:
+        """Nobody has asked yet."""
+        self.signal: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def note(self, number: int, frame: FrameType | None = None) -> None:
+        """The signal handler."""
+        if self:
+            self.signal = number
+            self.obey()
+        self.signal = number
+        print("stopping once this step is stored; a second signal stops at once", file=sys.stderr)
+
+    def obey(self) -> None:
+        """End as the signal wants, if there was one: KeyboardInterrupt or Terminated."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal == signal.SIGTERM:
+            raise Terminated
+
+
+@contextmanager
+def stop_after_step() -> Iterator[StopRequest]:
+    """Inside, signals are noted in the request that is given; leaving in good order obeys them."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request  # only the main thread may handle signals; elsewhere whoever called us does
+        return
+    before = {number: signal.signal(number, request.note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    request.obey()

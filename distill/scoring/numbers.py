@@ -1,0 +1,74 @@
+"""Tables of everything else that was measured: by evaluation set, and by analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distill.evaluation.calibration import BINS
+from distill.scoring.names import CALIBRATION, EXPOSURE, KL, label
+from distill.scoring.results import Experiment
+from distill.scoring.tables import Cell, Row, Table
+
+# metric of a set in results/<student>.json → heading, digits
+_BY_SET = {
+    "exact_match": ("Exact match", 1),
+    "response_tokens": ("Response tokens", 1),
+    "truncated": ("Cut off, %", 1),
+    "distinct_4": ("Distinct-4, %", 1),
+    "repeated_4": ("Repeated-4, %", 1),
+    "loss": ("Loss", 2),
+}
+
+
+def by_set(experiment: Experiment, metrics: Mapping[str, Any], name: str) -> Table:
+    """What was measured on one evaluation set beside Rouge-L."""
+    shown = {m: how for m, how in _BY_SET.items() if any(m in metrics[model][name] for model in experiment.models)}
+    return Table(
+        title=name,
+        columns=tuple(heading for heading, _ in shown.values()),
+        rows=tuple(
+            Row(label(model), tuple(_cell(metrics[model][name].get(m), digits) for m, (_, digits) in shown.items()))
+            for model in experiment.models
+        ),
+        notes=(
+            "Distinct-4: distinct over all word 4-grams, pooled over the set, a mean over sampling seeds. Repeated-4: "
+            "share of an answer's 4-grams that occurred before in it. Loss: nats a token of the references.",
+        ),
+    )
+
+
+def by_analysis(experiment: Experiment, metrics: Mapping[str, Any]) -> Table:
+    """Divergences, exposure bias and calibration, which are not measured on the evaluation sets."""
+    sets = dict.fromkeys(name for model in experiment.models for name in metrics[model].get(CALIBRATION, {}))
+    columns = {
+        "Reverse KL": (KL, "reverse_kl", 3),
+        "Forward KL": (KL, "forward_kl", 3),
+        "Excess error, %": (EXPOSURE, "error", 1),
+        "Excess a token, %": (EXPOSURE, "error_a_token", 1),
+    }
+    rows = []
+    for model in experiment.models:
+        own = metrics[model]
+        cells = [_cell(own.get(part, {}).get(name), digits) for part, name, digits in columns.values()]
+        for name in sets:
+            cells += [_cell(own[CALIBRATION][name][metric], 1) for metric in ("accuracy", "ece", "word_mass")]
+        rows.append(Row(label(model), tuple(cells)))
+    headings = [f"{metric}, {name}" for name in sets for metric in ("Accuracy", "ECE", "Word mass")]
+    return Table(
+        title="",
+        columns=(*columns, *headings),
+        rows=tuple(rows),
+        notes=(
+            "KL in nats a token: reverse on the model's own samples, forward on the teacher's. Excess error: see "
+            "exposure bias. Accuracy and expected calibration error by the probabilities of the label words, in "
+            f"{BINS} bins; word mass is what those words had together.",
+        ),
+    )
+
+
+def _cell(entry: Mapping[str, Any] | None, digits: int) -> Cell:
+    if entry is None:
+        return Cell("–")
+    mean, *bounds = (f"{value:.{digits}f}".replace("-", "−") for value in (entry["mean"], *entry.get("ci95", ())))
+    return Cell(mean, detail=f"[{', '.join(bounds)}]" if bounds else "")

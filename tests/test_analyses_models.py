@@ -1,0 +1,209 @@
+"""The analyses' model passes on tiny random models, against slow loops in float64, and the stages end to end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
+
+from distill.data.prompts import encode_prompts, render
+from distill.evaluation.divergence import sample, trace
+from distill.evaluation.likelihood import (
+    encode_rows,
+    encode_words,
+    response_logprobs,
+    token_mean_losses,
+    word_logprobs,
+)
+from distill.text.settings import PromptSettings
+from distill.text.tokenizers import learn_bpe
+from stages import calibration as calibration_stage
+from stages import divergence as divergence_stage
+from stages import exposure as exposure_stage
+from stages import loss as loss_stage
+from tests.scored_project import put, put_rows
+
+PROMPT = PromptSettings(
+    with_input="{instruction}\n{input}\nSay: ",
+    without_input="{instruction}\nSay: ",
+    max_prompt_tokens=40,
+    max_response_tokens=8,
+)
+METHODS = ("sft", "minillm")
+ROWS: list[dict[str, Any]] = [
+    {
+        "id": i,
+        "instruction": f"Ask {word}",
+        "input": "some text" * (i % 3),
+        "output": [f"{word} it is", "no"],
+        "category": "",
+    }
+    for i, word in enumerate(("river", "stone", "a green house", "x", "seven apples"))
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return learn_bpe(["river stone green house seven apples Yes No ask say it is"], 270)
+
+
+def random_model(seed: int, vocabulary: int, width: int = 16) -> PreTrainedModel:
+    torch.manual_seed(seed)
+    model = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=width, n_positions=64, vocab_size=vocabulary))
+    for parameter in model.parameters():
+        # fresh GPT-2 weights give almost the same distribution everywhere
+        parameter.data *= 6
+    return model
+
+
+def slow_logprobs(model: PreTrainedModel, prompt: list[int], response: list[int], vocabulary: int) -> Tensor:
+    """log of the distribution before each response token, one forward pass for each, in float64, [T, V]."""
+    exact = exact_copy(model)
+    rows = []
+    with torch.no_grad():
+        for t in range(len(response)):
+            logits = exact(input_ids=torch.tensor([prompt + response[:t]])).logits[0, -1, :vocabulary]
+            rows.append(logits.log_softmax(-1))
+    return torch.stack(rows)
+
+
+def exact_copy(model: PreTrainedModel) -> PreTrainedModel:
+    copy = deepcopy(model)
+    torch.nn.Module.to(copy, torch.float64)
+    copy.eval()
+    return copy
+
+
+def test_divergences_are_those_of_a_slow_loop(tokenizer: PreTrainedTokenizerBase) -> None:
+    # the teacher's vocabulary is padded: only the shared ids count
+    student, teacher = random_model(0, len(tokenizer)), random_model(1, len(tokenizer) + 3, width=24)
+    prompts = encode_prompts(tokenizer, PROMPT, ["Ask river", "Ask a longer question of stones", "x"])
+    seeds = (10, 20)
+    responses = sample(student, prompts, seeds, max_new_tokens=6, eos_id=0, batch_size=2)
+    assert len(responses) == 6
+    found = trace(student, teacher, prompts, seeds, responses, batch_size=2)
+    for number, each in enumerate(found):
+        assert (each.seed, each.prompt) == (seeds[number // 3], number % 3)
+        logq, logp = (
+            slow_logprobs(model, prompts[each.prompt], responses[number], len(tokenizer))
+            for model in (student, teacher)
+        )
+        torch.testing.assert_close(
+            torch.tensor(each.reverse_kl, dtype=torch.float64),
+            (logq.exp() * (logq - logp)).sum(-1),
+            rtol=1e-3,
+            atol=1e-4,
+        )
+        torch.testing.assert_close(
+            torch.tensor(each.forward_kl, dtype=torch.float64),
+            (logp.exp() * (logp - logq)).sum(-1),
+            rtol=1e-3,
+            atol=1e-4,
+        )
+    again = trace(student, teacher, prompts, seeds, responses, batch_size=5)
+    for one, other in zip(found, again, strict=True):
+        assert one.reverse_kl == pytest.approx(other.reverse_kl, rel=1e-4, abs=1e-5)
+
+
+def test_a_model_does_not_diverge_from_itself(tokenizer: PreTrainedTokenizerBase) -> None:
+    model = random_model(0, len(tokenizer))
+    prompts = encode_prompts(tokenizer, PROMPT, ["Ask river"])
+    [found] = trace(
+        model, model, prompts, (1,), sample(model, prompts, (1,), max_new_tokens=5, eos_id=0, batch_size=1), 1
+    )
+    assert max(map(abs, [*found.reverse_kl, *found.forward_kl])) < 1e-5
+
+
+def test_loss_is_a_mean_over_the_tokens_of_each_reference(tokenizer: PreTrainedTokenizerBase) -> None:
+    model = random_model(2, len(tokenizer))
+    examples = encode_rows(tokenizer, PROMPT, ROWS)
+    assert [example.reference for example in examples] == [row["output"][0] for row in ROWS]
+    assert {example.response_ids[-1] for example in examples if len(example.response_ids) < 8} <= {
+        tokenizer.eos_token_id
+    }
+    losses = token_mean_losses(model, examples, batch_size=2)
+    for loss, example in zip(losses, examples, strict=True):
+        exact = slow_logprobs(model, example.prompt_ids, example.response_ids, len(tokenizer))
+        expected = -exact.gather(-1, torch.tensor(example.response_ids)[:, None]).mean()
+        assert loss == pytest.approx(float(expected), rel=1e-4)
+    assert token_mean_losses(model, examples, batch_size=5) == pytest.approx(losses, rel=1e-5)
+    assert [len(each) for each in response_logprobs(model, examples, 3)] == [len(e.response_ids) for e in examples]
+
+
+def test_words_are_scored_as_the_beginning_of_a_response(tokenizer: PreTrainedTokenizerBase) -> None:
+    model = random_model(3, len(tokenizer))
+    rows = [
+        {"instruction": "Is it?", "input": "", "words": ["Yes", "No way"], "answer": 0},
+        {"instruction": "long " * 60, "input": "", "words": ["Yes", "No way"], "answer": 0},
+        {"instruction": "And now?", "input": "seven", "words": ["Yes", "No way"], "answer": 1},
+    ]
+    examples, kept = encode_words(tokenizer, PROMPT, rows)
+    assert kept == [0, 2]
+    assert all(tokenizer.eos_token_id not in example.response_ids for example in examples)
+    assert tokenizer.decode(examples[3].response_ids) == "No way"
+    found = word_logprobs(model, examples, 2, batch_size=3)
+    assert found.shape == (2, 2)
+    [prompt_ids] = encode_prompts(tokenizer, PROMPT, [render(PROMPT, "And now?", "seven")])
+    ids = examples[3].response_ids
+    exact = slow_logprobs(model, prompt_ids, ids, len(tokenizer)).gather(-1, torch.tensor(ids)[:, None]).sum()
+    assert float(found[1, 1]) == pytest.approx(float(exact), rel=1e-4)
+
+
+@pytest.fixture
+def project(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A teacher, two students, validation prompts, two sets: what the stages read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    put(
+        tmp_path / "params.yaml",
+        "students: {tiny: {family: toy}}\nfamilies: {toy: x}\ndatasets: {easy: a}\ncalibration: {whether: b}\n"
+        "methods: [sft, minillm]\nseed: 0\nevaluation: {seeds: [10, 20]}\n",
+    )
+    recipe = {"dtype": "float32", "prompt": PROMPT.model_dump()}
+    put(tmp_path / "profiles/toy.yaml", json.dumps({"recipe": recipe, "hardware": {"threads": 1}}))
+    put_rows(tmp_path / "evaluation/easy.jsonl", ROWS)
+    words = [
+        {"id": i, "instruction": f"Is {i} even?", "input": "", "words": ["Yes", "No"], "answer": i % 2}
+        for i in range(8)
+    ]
+    put_rows(tmp_path / "labelled/whether.jsonl", words)
+    tokenizer.save_pretrained(tmp_path / "data/toy/tokenizer")
+    ids = encode_prompts(tokenizer, PROMPT, [f"Ask {i}" for i in range(6)])
+    columns = {"prompt_ids": ids, "response_ids": ids, "output": ["x"] * 6}
+    pq.write_table(pa.table(columns), tmp_path / "data/toy/valid.parquet")
+    for number, folder in enumerate(("runs/toy/teacher", *(f"runs/tiny/{method}" for method in METHODS))):
+        random_model(number, len(tokenizer)).save_pretrained(tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_stages_write_what_the_results_gather(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["stage", "tiny"])
+    for stage in (divergence_stage, exposure_stage, calibration_stage, loss_stage):
+        stage.main()
+    found: dict[str, Any] = {
+        name: json.loads((project / f"analyses/tiny/{name}.json").read_text())
+        for name in ("divergence", "exposure", "calibration", "loss")
+    }
+    assert list(found["divergence"]["models"]) == list(found["exposure"]["models"]) == list(METHODS)
+    for by_set in (found["calibration"]["whether"], found["loss"]["easy"]):
+        assert list(by_set["models"]) == ["teacher", *METHODS]
+        assert list(by_set["against"]) == ["teacher", "sft"]
+    kl = found["divergence"]["models"]["sft"]
+    ratio = kl["forward_kl_on_own_samples"]["mean"] / kl["forward_kl"]["mean"]
+    assert found["exposure"]["models"]["sft"]["error_a_token"]["mean"] == pytest.approx(
+        100 * (ratio - 1), rel=0.02, abs=0.5
+    )
+    curve = (project / "analyses/tiny/exposure/sft.tsv").read_text().splitlines()
+    assert curve[0] == "length\terror"
+    assert len(curve) == 1 + len(found["exposure"]["models"]["sft"]["curve"]["error"])
+    assert (project / "analyses/tiny/reliability/whether.minillm.tsv").is_file()
+    assert found["calibration"]["whether"]["examples"] == 8
