@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from distill.project.errors import run_stage
-from stages import check, evalset, plots, prepare, results
+from stages import check, evalset, prepare, results
 from tests.tiny_pipeline import DELETED, PROFILE, ROOT, TABLE, edit, environment
 
 PARAMS = Path("params.yaml")
@@ -184,7 +184,6 @@ def test_a_file_that_cannot_be_read(
         (prepare.main, "minni", "did you mean `mini`?"),
         (evalset.main, "toy", "did you mean `toy_id`?"),
         (results.main, "smal", "did you mean `small`?"),
-        (plots.main, "smal", "did you mean `small`?"),
     ],
 )
 def test_a_stage_of_data_or_results_knows_its_names(
