@@ -30,7 +30,7 @@ setup: $(READY) ## create .venv with the pinned versions (the others do it by th
 
 repro: $(READY) ## rebuild what is out of date, from data to the results table
 	@python -m stages.check
-	@dvc repro --quiet
+	@python -m tasks.side_by_side
 	@python -m stages.show
 
 test: $(READY) ## run the tests, without those marked slow or gpu

@@ -29,7 +29,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 from tasks.cancel import watched
 from tasks.claims import claims
 from tasks.clone import check_out, check_settings, git, has_commit
-from tasks.dispatch import dispatch, nodes_of
+from tasks.dispatch import dispatch
 from tasks.errors import RebuildError
 from tasks.graph import Graph, read_graph
 from tasks.leases import Slots, visible_devices
@@ -38,7 +38,7 @@ from tasks.metrics import metric_changes, setting_changes
 from tasks.publish import commit, push
 from tasks.report import Report, emit_worse, publish_report
 from tasks.reproduce import Place
-from tasks.schedule import BROKEN, MOVED, Ending, Outcome
+from tasks.schedule import BROKEN, MOVED, Ending, Outcome, nodes_of
 from tasks.server import server
 
 _FAILURES_SHOWN = 3

@@ -27,7 +27,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from tasks.cancel import watched
 from tasks.comparison import compare
-from tasks.dispatch import dispatch, nodes_of
+from tasks.dispatch import dispatch
 from tasks.errors import RebuildError
 from tasks.graph import Graph, read_graph
 from tasks.grid import Point, Sweep, read_sweep
@@ -36,7 +36,7 @@ from tasks.locks import clear_dead_entries, hold_clone
 from tasks.metrics import Value, values
 from tasks.points import merge, prepare, promote, save
 from tasks.reproduce import Place
-from tasks.schedule import BROKEN, Ending, Outcome
+from tasks.schedule import BROKEN, Ending, Outcome, nodes_of
 from tasks.server import server
 
 

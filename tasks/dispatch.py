@@ -8,7 +8,6 @@ from typing import Any
 
 from prefect.futures import PrefectFuture, wait
 
-from tasks.graph import Graph
 from tasks.leases import Lease, Slots
 from tasks.reproduce import Place, reproduce, settle
 from tasks.schedule import Ending, Finish, Node, Outcome, run_nodes
@@ -18,20 +17,6 @@ _WHY = {
     Outcome.NOT_READY: "a stage it needs failed",
     Outcome.CANCELLED: "the run was stopped before this stage began",
 }
-
-
-def nodes_of(graph: Graph, clone: str, prefix: str = "") -> list[Node]:
-    """A graph's stages as the nodes of a schedule; `prefix` makes their keys unique in a sweep."""
-    return [
-        Node(
-            key=prefix + stage.name,
-            stage=stage,
-            clone=clone,
-            after=tuple(prefix + name for name in stage.upstream),
-            changed=stage.name in graph.changed,
-        )
-        for stage in graph.stages.values()
-    ]
 
 
 def dispatch(

@@ -69,14 +69,14 @@ def read_sweep(path: Path) -> Sweep:
 
 
 def _combinations(grid: Mapping[str, list[Any]]) -> list[Point]:
-    short = _short_names(list(grid))
-    return [
-        Point(
-            _slug(",".join(f"{short[key]}={value}" for key, value in zip(grid, row, strict=True))),
-            dict(zip(grid, row, strict=True)),
-        )
-        for row in itertools.product(*grid.values())
-    ]
+    # A setting with one value is the same in every point, so it is no part of their names.
+    short = _short_names([key for key, row in grid.items() if len(row) > 1])
+    points = []
+    for row in itertools.product(*grid.values()):
+        settings = dict(zip(grid, row, strict=True))
+        name = ",".join(f"{word}={settings[key]}" for key, word in short.items())
+        points.append(Point(_slug(name or "only"), settings))
+    return points
 
 
 def _short_names(keys: list[str]) -> dict[str, str]:

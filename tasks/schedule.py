@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tasks.graph import Stage
+from tasks.graph import Graph, Stage
 from tasks.leases import Lease, Slots
 
 
@@ -57,6 +57,20 @@ class Ending:
 
 Finish = Callable[[Outcome, str], None]
 """Called once, from any thread, when a started node has ended."""
+
+
+def nodes_of(graph: Graph, clone: str, prefix: str = "") -> list[Node]:
+    """A graph's stages as the nodes of a schedule; `prefix` makes their keys unique in a sweep."""
+    return [
+        Node(
+            key=prefix + stage.name,
+            stage=stage,
+            clone=clone,
+            after=tuple(prefix + name for name in stage.upstream),
+            changed=stage.name in graph.changed,
+        )
+        for stage in graph.stages.values()
+    ]
 
 
 def run_nodes(

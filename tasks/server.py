@@ -43,7 +43,7 @@ def server(say: Callable[[str], None]) -> Iterator[str | None]:
     yield None
 
 
-def answers(url: str, seconds: float = 2.0) -> bool:
+def answers(url: str, seconds: float = 10.0) -> bool:
     """Whether a Prefect server is healthy at `url`, e.g. http://127.0.0.1:4200/api."""
     with contextlib.suppress(httpx.HTTPError):
         return httpx.get(f"{url}/health", timeout=seconds).is_success

@@ -93,7 +93,7 @@ def test_two_workers_and_s3(repository: Path, prefect_server: Server, client: Sy
     ]
     try:
         deployment = client.read_deployment_by_name("rebuild/shared")
-        runs = [client.create_flow_run_from_deployment(deployment.id) for _ in clones]
+        runs = [client.create_flow_run_from_deployment(deployment.id, parameters={"slots": 1}) for _ in clones]
 
         def done() -> bool:
             states = [client.read_flow_run(created.id).state for created in runs]

@@ -1,0 +1,149 @@
+"""`dvc repro` with independent stages side by side: the same stages and the same results, no server, half the time.
+
+    python -m tasks.side_by_side [TARGET …] [--slots 2]
+
+Each stale stage is one `dvc repro -s`, in dependency order; a failed one stops only what is below it. For schedules,
+retries and a web page to watch, see flows/rebuild.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from tasks.errors import RebuildError
+from tasks.graph import read_graph
+from tasks.leases import Lease, Slots, visible_devices
+from tasks.locks import clear_dead_entries, hold_clone
+from tasks.processes import DVC, Command
+from tasks.schedule import BROKEN, MOVED, Finish, Node, Outcome, nodes_of, run_nodes
+
+# What DVC and the stages' own progress say line by line; the bars show it better.
+_CHATTER = re.compile(
+    r"^(Running stage|Updating lock|Generating lock|Use `dvc|To track|To enable|\s*(git|dvc) |> |Stage '|$)|: \d+/\d+ "
+)
+
+
+class Board:
+    """The stages that run now, as bars with the time they still need, and a line for each that ended."""
+
+    def __init__(self, total: int) -> None:
+        """`total` stages are known to be out of date; more may follow from them."""
+        columns = (
+            TextColumn("{task.description:28}"),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+        )
+        self.console = Console(stderr=True, highlight=False)
+        self.bars = Progress(*columns, console=self.console, transient=True)
+        self.total, self.done, self.lock = total, 0, threading.Lock()
+
+    def begin(self, name: str) -> TaskID:
+        """A bar for a stage that starts."""
+        return self.bars.add_task(name, total=None, note="")
+
+    def advance(self, bar: TaskID, name: str, began: float) -> None:
+        """Draw what the stage last said of its own progress, if it has since `began`."""
+        note = Path(".resume/progress") / f"{name}.json"
+        if note.is_file() and note.stat().st_mtime >= began:
+            state = json.loads(note.read_text(encoding="utf-8"))
+            shown = " ".join(f"{key} {state[key]:.3g}" for key in ("loss", "valid_rouge_l") if key in state)
+            self.bars.update(bar, total=state["steps"], completed=state["step"], note=shown)
+
+    def end(self, bar: TaskID, name: str, outcome: Outcome, seconds: float, said: list[str]) -> None:
+        """Replace the bar by a line, below what the stage had to say."""
+        with self.lock:
+            self.done += 1
+            self.bars.remove_task(bar)
+            for line in said:
+                self.console.print(line, markup=False, soft_wrap=True)
+            self.console.print(f"[{self.done}/{self.total}] {name}: {outcome.lower()} in {seconds:.0f} s", markup=False)
+
+
+def run(node: Node, lease: Lease, board: Board, stop: threading.Event, clone_lock: int) -> Outcome:
+    """Bring one stage up to date and show it."""
+    began, said = time.time(), []
+    bar = board.begin(node.key)
+    devices = {"CUDA_VISIBLE_DEVICES": ",".join(lease.devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    command = Command([*DVC, "repro", "-s", node.key], Path.cwd(), devices, (clone_lock, *lease.descriptors))
+    ran = restored = False
+    for line in command.lines(every=0.5):
+        if stop.is_set():
+            command.stop()
+        board.advance(bar, node.key, began)
+        if line is not None:
+            ran |= line.startswith("Running stage '")
+            restored |= "is cached - skipping run" in line
+            said += [] if _CHATTER.search(line) else [line]
+    if command.wait():
+        outcome = Outcome.CANCELLED if stop.is_set() else Outcome.FAILED
+    else:
+        outcome = Outcome.BUILT if ran else Outcome.RESTORED if restored else Outcome.UP_TO_DATE
+    board.end(bar, node.key, outcome, time.time() - began, said)
+    return outcome
+
+
+def main() -> int:
+    """Bring the clone in the current folder up to date; exit code 0 when all is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("targets", nargs="*", help="stages to build, with all they need; none means every stage")
+    parser.add_argument("--slots", type=int, default=2, help="stages side by side (2)")
+    arguments = parser.parse_args()
+    root, stop = Path.cwd(), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+
+    def say(sentence: str) -> None:
+        print(sentence, file=sys.stderr)
+
+    with hold_clone(root, "none", say, stop.is_set) as clone:
+        if clone is None:
+            return 130
+        for sentence in clear_dead_entries(root):
+            say(sentence)
+        try:
+            graph = read_graph(root, arguments.targets)
+        except RebuildError as error:
+            say(f"error: {error}")
+            return 2
+        board, descriptor = Board(len(graph.changed)), clone.descriptor
+
+        def start(node: Node, lease: Lease, finish: Finish) -> None:
+            def work() -> None:
+                finish(run(node, lease, board, stop, descriptor), "")
+
+            threading.Thread(target=work).start()
+
+        with board.bars:
+            slots = Slots(visible_devices(), max(1, arguments.slots))
+            endings = run_nodes(nodes_of(graph, str(root)), slots, start, lambda *_: None, stop.is_set)
+    return summarise({name: ending.outcome for name, ending in endings.items()}, stop.is_set())
+
+
+def summarise(outcomes: dict[str, Outcome], stopped: bool) -> int:
+    """The last line, and the exit code."""
+    broken = [name for name, outcome in outcomes.items() if outcome in BROKEN]
+    failed = [name for name in broken if outcomes[name] is Outcome.FAILED]
+    if stopped:
+        print("interrupted: nothing half-written was kept; run the same command to continue", file=sys.stderr)
+        return 130
+    if failed:
+        print(f"error: {', '.join(failed)} failed, see above; correct it and run the same command", file=sys.stderr)
+        return 1
+    moved = sum(outcome in MOVED for outcome in outcomes.values())
+    print(f"{moved} stages brought up to date, {len(outcomes) - moved} were", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
