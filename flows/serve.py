@@ -41,6 +41,7 @@ class Serving:
             {
                 "PREFECT_HOME": str(home),
                 "PREFECT_API_URL": self.url,
+                "PREFECT_UI_API_URL": self.url,  # or the UI would ask port 4200
                 "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
                 "DO_NOT_TRACK": "1",
                 "REBUILD_CLONE": str(clone),

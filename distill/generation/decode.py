@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill.generation.cache import CachedModel
-from distill.models.parts import head, shared_vocabulary
+from distill.models.parts import head, precise, shared_vocabulary
 
 if TYPE_CHECKING:  # settings need pydantic; the decode itself runs where only torch and transformers are
     from distill.generation.settings import SamplingSettings
@@ -101,13 +101,15 @@ def sample_responses(
     batch_size: int,
     sampling: SamplingSettings | None = None,
     mixture: Mixture | None = None,
+    vocabulary: int | None = None,
     keep: Keep = "nothing",
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Response]:
     """Sample one response for each prompt, in the order of the prompts.
 
     `keys[i]` fixes every draw of response i; without `sampling` draws are plain ancestral ones. Prompts are decoded
-    in batches of similar length; `keep` says whose last hidden states to keep; `on_batch` is told how many responses
+    in batches of similar length; `vocabulary` leaves out the ids from there on, as a mixture does with those that
+    only one of the models has; `keep` says whose last hidden states to keep; `on_batch` is told how many responses
     each batch finished.
     """
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -119,7 +121,7 @@ def sample_responses(
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         draws = uniforms([keys[i] for i in chosen], max_new_tokens).to(model.device)
-        batch = _Batch(model, [prompts[i] for i in chosen], draws, eos_id, sampling, mixture, keep)
+        batch = _Batch(model, [prompts[i] for i in chosen], draws, eos_id, sampling, mixture, vocabulary, keep)
         responses.update(zip(chosen, batch.run(), strict=True))
         if on_batch is not None:
             on_batch(len(chosen))
@@ -141,12 +143,14 @@ class _Batch:
         eos_id: int,
         sampling: SamplingSettings | None,
         mixture: Mixture | None,
+        vocabulary: int | None,
         keep: Keep,
     ) -> None:
         self.student = CachedModel(model, len(prompts))
         self.teacher = CachedModel(mixture.teacher, len(prompts)) if mixture else None
         self.alpha = mixture.alpha if mixture else 0.0
-        self.vocabulary = shared_vocabulary(model, mixture.teacher if mixture else model)
+        shared = shared_vocabulary(model, mixture.teacher if mixture else model)
+        self.vocabulary = shared if vocabulary is None else min(shared, vocabulary)
         self.draws, self.eos_id, self.sampling = draws, eos_id, sampling
         self.keep = keep
         self.ids, self.mask = left_pad(prompts, eos_id, model.device)
@@ -195,9 +199,9 @@ class _Batch:
         return feed(self.ids, self.mask, self.positions)
 
     def _logits(self, model: CachedModel, hidden: Tensor) -> Tensor:
-        """Float32 scores [B, V] whatever the model's own precision (trap 12)."""
+        """Scores [B, V] in float32 or better, whatever the model's own precision (trap 12)."""
         scores: Tensor = head(model.model)(hidden)
-        return scores[:, : self.vocabulary].float()
+        return precise(scores[:, : self.vocabulary])
 
     def _keep(self, name: str, step: int, values: Tensor) -> None:
         if name not in self.found:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.generation.decode import sample_responses
 from distill.generation.settings import SamplingSettings
-from distill.models.parts import backbone, head
+from distill.models.parts import backbone, head, precise
 from distill.project.errors import TrainingError
 from distill.project.randomness import key
 from distill.scoring.rouge import mean_rouge_l
@@ -82,7 +82,7 @@ def reference_loss(model: PreTrainedModel, examples: Sequence[Example], batch_si
         # Right padding needs no mask in a causal model: no real token looks at it.
         hidden = backbone(model)(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1]
         kept = labels != IGNORED
-        logq = head(model)(hidden[kept]).float().log_softmax(-1)
+        logq = precise(head(model)(hidden[kept])).log_softmax(-1)
         total -= float(logq.gather(-1, labels[kept][:, None]).sum())
         tokens += int(kept.sum())
     model.train(was_training)

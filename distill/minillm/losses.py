@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from distill.models.parts import precise
+
 if TYPE_CHECKING:
     from distill.minillm.settings import MiniLLMSettings
 
@@ -64,8 +66,8 @@ def token_losses(
     settings: MiniLLMSettings, student_logits: Tensor, teacher_logits: Tensor, packed: Packed
 ) -> tuple[Tensor, Tensor]:
     """(scalar loss, metrics [len(METRICS)]), both weighted sums over the tokens given; logits are [N, V]."""
-    logq = student_logits.float().log_softmax(-1)
-    logp = teacher_logits.float().log_softmax(-1)
+    logq = precise(student_logits).log_softmax(-1)
+    logp = precise(teacher_logits).log_softmax(-1)
     q = logq.exp()
     kl = (q * (logq - logp)).sum(-1)
     rho = ratio(settings, logq.gather(-1, packed.tokens[:, None]).squeeze(-1), packed)
@@ -75,7 +77,7 @@ def token_losses(
     single = torch.zeros_like(kl)
     if settings.single_step:
         single = kl * rho.detach() if settings.single_step_weighted else kl
-    outside = ((rho - 1).abs() > settings.clip_range).float()
+    outside = ((rho - 1).abs() > settings.clip_range).to(kl)
     entropy = -(q * logq).sum(-1)
     metrics = torch.stack([policy, single, kl, outside, entropy]).detach() @ packed.weights
     return ((policy + single) * packed.weights).sum(), metrics
@@ -94,8 +96,8 @@ class _ChunkedHeadLoss(torch.autograd.Function):
         grad_hidden = torch.zeros_like(hidden)
         grad_weight = torch.zeros_like(weight)
         grad_bias = None if bias is None else torch.zeros_like(bias)
-        total = torch.zeros((), device=hidden.device)
-        metrics = torch.zeros(len(METRICS), device=hidden.device)
+        total = precise(hidden.new_zeros(()))
+        metrics = total.new_zeros(len(METRICS))
         for start in range(0, hidden.shape[0], size):
             part = slice(start, start + size)
             with torch.enable_grad():

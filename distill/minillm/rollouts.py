@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from distill.generation.decode import Mixture, Response, sample_responses
 from distill.minillm.losses import Packed
 from distill.minillm.returns import advantages, whitened
-from distill.models.parts import backbone, head, shared_vocabulary
+from distill.models.parts import backbone, head, precise, shared_vocabulary
 from distill.project.errors import TrainingError
 from distill.project.randomness import key, permutation
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from distill.minillm.settings import MiniLLMSettings
 
 # Largest difference in log-probability between decode and teacher-forced pass: rounding, not a wrong mask.
-AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
+AGREEMENT = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def collect(
         eos_id=eos_id,
         batch_size=batch_size,
         mixture=Mixture(teacher, settings.teacher_mix_alpha) if settings.teacher_mix_alpha else None,
+        vocabulary=shared_vocabulary(student, teacher),
         keep="teacher states" if settings.teacher_mix_alpha else "own states",
         on_batch=on_batch,
     )
@@ -109,8 +110,8 @@ def score_with_teacher(
         states = response_hidden(teacher, ids.to(teacher.device), positions.to(teacher.device))
         for i, hidden in zip(members, states.split([len(responses[i].ids) for i in members]), strict=True):
             response = responses[i]
-            logp = head(teacher)(hidden)[:, :vocabulary].float().log_softmax(-1)
-            logq = head(student)(response.hidden.to(hidden))[:, :vocabulary].float().log_softmax(-1)
+            logp = precise(head(teacher)(hidden)[:, :vocabulary]).log_softmax(-1)
+            logq = precise(head(student)(response.hidden.to(hidden.device))[:, :vocabulary]).log_softmax(-1)
             tokens = torch.tensor(response.ids, device=hidden.device)[:, None]
             response.teacher_logprobs = logp.gather(-1, tokens).squeeze(-1).cpu()
             response.kl = (logq.exp() * (logq - logp)).sum(-1).cpu()
@@ -125,9 +126,8 @@ def assemble(prompts: list[list[int]], responses: list[Response], settings: Mini
         mask[row, : len(response.ids)] = True
 
     def grid(name: str) -> Tensor:
-        values = torch.zeros(mask.shape)
-        values[mask] = torch.cat([getattr(response, name) for response in responses]).float()
-        return values
+        known = torch.cat([getattr(response, name) for response in responses])
+        return known.new_zeros(mask.shape).masked_scatter(mask, known)
 
     found = advantages(settings, grid("teacher_logprobs"), grid("logprobs"), grid("kl"), mask)
     return Collection(prompts, responses, found, mask)
@@ -172,12 +172,13 @@ def _pack(
     prompts = [collection.prompts[i] for i, _ in members]
     responses = [collection.responses[i] for i, _ in members]
     ids, positions = right_pad(prompts, [response.ids for response in responses])
+    old_logprobs = torch.cat([r.logprobs for r in responses]).to(device)
     packed = Packed(
         tokens=torch.cat([torch.tensor(r.ids) for r in responses]).to(device),
-        old_logprobs=torch.cat([r.logprobs for r in responses]).to(device),
+        old_logprobs=old_logprobs,
         behaviour_logprobs=torch.cat([r.behaviour_logprobs for r in responses]).to(device),
         advantages=torch.cat([a[: len(r.ids)] for (_, a), r in zip(members, responses, strict=True)]).to(device),
-        weights=torch.full((sum(len(r.ids) for r in responses),), weight, device=device),
+        weights=torch.full_like(old_logprobs, weight),
         teacher_hidden=torch.cat([r.teacher_hidden for r in responses]).to(device),
     )
     return MicroBatch(ids.to(device), positions.to(device), packed)
@@ -231,4 +232,4 @@ def require_agreement(student: PreTrainedModel, teacher: PreTrainedModel, batch:
 
 
 def _picked(logits: Tensor, tokens: Tensor) -> Tensor:
-    return logits.float().log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)
+    return precise(logits).log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)

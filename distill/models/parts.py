@@ -28,6 +28,11 @@ def head(model: PreTrainedModel) -> nn.Module:
     return part
 
 
+def precise(logits: Tensor) -> Tensor:
+    """Scores in float32 or better, for whatever is summed over a vocabulary (trap 12)."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 @torch.no_grad()
 def require_plain_head(model: PreTrainedModel) -> None:
     """Refuse models whose logits are not `head(backbone(ids))` (soft-capped or scaled ones).
@@ -36,7 +41,7 @@ def require_plain_head(model: PreTrainedModel) -> None:
     """
     training = model.training
     model.eval()
-    ids = torch.arange(1, 9, device=model.device)[None]
+    ids = torch.arange(1, 9, device=model.device)[None] % _rows(head(model))
     whole: Tensor = model(input_ids=ids).logits.float()
     parts: Tensor = head(model)(backbone(model)(input_ids=ids).last_hidden_state).float()
     model.train(training)

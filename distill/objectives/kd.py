@@ -28,8 +28,8 @@ def token_losses(
 ) -> Tensor:
     """Mixed loss of each token, [N]; logits are [N, V] over the shared vocabulary, labels [N]."""
     assert teacher_logits is not None  # NEEDS_TEACHER
-    logq = student_logits.float().log_softmax(-1)
-    logp = teacher_logits.float().log_softmax(-1)
+    logq = student_logits.log_softmax(-1)
+    logp = teacher_logits.log_softmax(-1)
     cross_entropy = -logq.gather(-1, labels[:, None]).squeeze(-1)
     forward_kl = (logp.exp() * (logp - logq)).sum(-1)
     return (1 - settings.kd_ratio) * cross_entropy + settings.kd_ratio * forward_kl

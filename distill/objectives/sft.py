@@ -22,5 +22,5 @@ def token_losses(
     settings: ObjectiveSettings, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor
 ) -> Tensor:
     """Cross-entropy of each token, [N]; logits are [N, V], labels [N]."""
-    logq = student_logits.float().log_softmax(-1)
+    logq = student_logits.log_softmax(-1)
     return -logq.gather(-1, labels[:, None]).squeeze(-1)

@@ -7,6 +7,7 @@ schedule, accumulation, resume after a kill) is the Trainer's.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,7 +20,7 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from distill.models.parts import backbone, head, shared_vocabulary
+from distill.models.parts import backbone, head, precise, shared_vocabulary
 from distill.project.errors import TrainingError
 from distill.project.progress import Progress
 from distill.runs.curves import Curves
@@ -42,7 +43,7 @@ class Objective(Protocol):
     def token_losses(
         self, settings: Any, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor
     ) -> Tensor:
-        """Loss of each response token, [N]."""
+        """Loss of each response token, [N]; logits are [N, V] in float32 or better, labels [N]."""
 
 
 class TeacherSignal:
@@ -67,8 +68,7 @@ class TeacherSignal:
                 hidden = torch.cat([self.kept[row] for row in inputs["rows"].tolist()]).to(self.teacher.device)
             else:
                 hidden = self._hidden(inputs)
-            logits: Tensor = head(self.teacher)(hidden)[:, :vocabulary]
-        return logits
+            return precise(head(self.teacher)(hidden)[:, :vocabulary])
 
     @torch.no_grad()
     def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -93,11 +93,12 @@ class SupervisedTrainer(Trainer):
         seed: int,
     ) -> None:
         """See `train_supervised`, which is the way in."""
+        dataset = ExampleDataset(examples)
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=ExampleDataset(examples),
-            eval_dataset=ExampleDataset(examples[:1]),  # never read: `evaluate` below is ours
+            train_dataset=dataset,
+            eval_dataset=dataset,  # never read: `evaluate` below is ours
             data_collator=collate,
             callbacks=[watch],
         )
@@ -120,10 +121,14 @@ class SupervisedTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Sum of token losses over the global number of response tokens of this optimiser step."""
+        """Sum of token losses over the global number of response tokens of this optimiser step.
+
+        Raises: TrainingError when the whole step has no such token (trap 9) or the loss is not finite.
+        """
         labels = inputs["labels"][:, 1:]
         kept = labels != IGNORED
-        if not kept.any():
+        count = num_items_in_batch if num_items_in_batch is not None else kept.sum()
+        if count == 0:
             raise TrainingError(
                 "a batch has no response token to train on; raise `prompt.max_response_tokens` or drop empty rows"
             )
@@ -131,15 +136,24 @@ class SupervisedTrainer(Trainer):
         if self.teacher is not None and self.vocabulary is not None:
             teacher_logits = self.teacher.logits(inputs, self.vocabulary)
         logits = model(input_ids=inputs["input_ids"], kept=kept)[:, : self.vocabulary]
-        losses = self.objective.token_losses(self.settings, logits, teacher_logits, labels[kept])
-        count = num_items_in_batch if num_items_in_batch is not None else losses.numel()
-        loss = losses.sum() / count
-        if not torch.isfinite(loss):
+        losses = self.objective.token_losses(self.settings, precise(logits), teacher_logits, labels[kept])
+        # The count is over all processes, and their gradients are averaged: so multiply by their number (trap 3).
+        loss = losses.sum() / count * self.accelerator.num_processes
+        self._require_finite("loss", float(loss.detach()))
+        return (loss, {}) if return_outputs else loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        # Called between backward and update: one update with it would leave no weight finite.
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        self._require_finite("gradient norm", float(norm))
+        return norm
+
+    def _require_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
             raise TrainingError(
-                f"step {self.state.global_step}: the loss is {loss.item()}; lower `learning_rate` "
+                f"step {self.state.global_step}: the {name} is {value}; lower `learning_rate` "
                 f"(now {self.settings.learning_rate}) or raise `warmup_steps`"
             )
-        return (loss, {}) if return_outputs else loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Our validation in place of a loss over an evaluation set."""
