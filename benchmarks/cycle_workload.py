@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
@@ -63,7 +64,7 @@ class Workload:
         torch.manual_seed(seed)
         config = GPT2Config(
             vocab_size=self.vocabulary,
-            n_positions=self.prompt_tokens + self.response_tokens,
+            n_positions=2 * (self.prompt_tokens + self.response_tokens),
             n_layer=layers,
             n_embd=width,
             n_head=max(1, width // 64),
@@ -79,4 +80,4 @@ class Workload:
             # A long bias against a short embedding: the end's logit hardly depends on the rest of the state.
             model.transformer.ln_f.bias.copy_(10 * towards_end)
             model.transformer.wte.weight[END] = self.end_logit / 10 * towards_end
-        return model
+        return cast(PreTrainedModel, model)

@@ -122,7 +122,7 @@ class ReferenceCycle:
 
     def train(self) -> list[float]:
         """Collect and update until `max_steps`; the loss of every step."""
-        settings, losses = self.settings, []
+        settings, losses = self.settings, list[float]()
         for number in range(settings.max_steps // settings.steps_per_collection):
             store = self.collect(number)
             for epoch in range(settings.inner_epochs):

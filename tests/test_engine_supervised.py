@@ -116,6 +116,7 @@ def trainer(model: PreTrainedModel, rows: Sequence[Example], objective: Any = sf
 def batch_loss(made: SupervisedTrainer, rows: Sequence[Example]) -> Tensor:
     """The loss of one batch, by the forward that training uses."""
     model = torch.nn.Module()
+    assert isinstance(made.model, PreTrainedModel)
     model.forward = partial(response_logits, made.model)
     loss: Tensor = made.compute_loss(model, collate(rows))
     return loss
