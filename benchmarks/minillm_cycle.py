@@ -76,9 +76,7 @@ def main() -> None:
         for side in SIDES:
             runs[side].append(in_fresh_process(side))
             shown = runs[side][-1]
-            print(
-                f"{number + 1}/{arguments.repeats} {side}: {shown['cpu_seconds']:.1f} CPU s, {shown['peak_mib']:.0f} MiB"
-            )
+            print(f"{number + 1} {side}: {shown['cpu_seconds']:.1f} CPU s, {shown['peak_mib']:.0f} MiB")
     print("\n| | CPU s a cycle | peak MiB above the models |\n|---|---|---|")
     middle = {s: {n: median(r[n] for r in runs[s]) for n in ("cpu_seconds", "peak_mib")} for s in SIDES}
     for side in SIDES:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from prefect import allow_failure
 from prefect.futures import PrefectFuture, wait
 
 from tasks.leases import Lease, Slots
@@ -44,8 +45,9 @@ def dispatch(
         task = settle.with_options(name=node.stage.name, task_run_name=node.key)
         futures[node.key] = task.submit(outcome, _WHY[outcome], wait_for=above(node), return_state=False)
 
-    def above(node: Node) -> list[PrefectFuture[Any]]:
-        return [futures[key] for key in node.after]  # finished long ago: only the UI's arrows need them
+    def above(node: Node) -> list[Any]:
+        # They ended long ago, and whether they failed was decided on: only the UI's arrows need them.
+        return [allow_failure(futures[key]) for key in node.after]
 
     try:
         return run_nodes(nodes, slots, start, show, stop.is_set, claim)
