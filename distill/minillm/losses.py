@@ -62,44 +62,15 @@ def policy_loss(rho: Tensor, advantages: Tensor, clip_range: float, form: str) -
     return torch.maximum(-advantages * rho, -advantages * clipped)
 
 
-class _TokenStatistics(torch.autograd.Function):
-    """log q(y_t), KL(q || p) and the entropy of q at each position, [N] each, from logits [N, V].
-
-    For the student's logits z, d log q(y)/dz = onehot(y) - q and dKL/dz = q (log q - log p - KL): written out, the
-    gradient takes a third of the passes over the vocabulary that autograd's would. The entropy has none.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, student_logits: Tensor, teacher_logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
-        logq = precise(student_logits).log_softmax(-1)
-        gap = logq - precise(teacher_logits).log_softmax(-1)
-        q = logq.exp()
-        kl, entropy = torch.linalg.vecdot(q, gap), -torch.linalg.vecdot(q, logq)
-        ctx.save_for_backward(q, gap, kl, tokens)
-        ctx.dtype = student_logits.dtype
-        ctx.mark_non_differentiable(entropy)
-        return _pick(logq, tokens), kl, entropy
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        of_logprobs, of_kl, _ = grads
-        q, gap, kl, tokens = ctx.saved_tensors
-        gradient = (gap * of_kl[:, None]).sub_((of_kl * kl + of_logprobs)[:, None]).mul_(q)
-        gradient.scatter_add_(-1, tokens[:, None], of_logprobs[:, None])
-        return gradient.to(ctx.dtype), None, None
-
-
-def _pick(values: Tensor, tokens: Tensor) -> Tensor:
-    return values.gather(-1, tokens[:, None]).squeeze(-1)
-
-
 def token_losses(
     settings: MiniLLMSettings, student_logits: Tensor, teacher_logits: Tensor, packed: Packed
 ) -> tuple[Tensor, Tensor]:
     """(scalar loss, metrics [len(METRICS)]), both weighted sums over the tokens given; logits are [N, V]."""
-    found = _TokenStatistics.apply(student_logits, teacher_logits, packed.tokens)  # type: ignore[no-untyped-call]
-    logprobs, kl, entropy = cast("tuple[Tensor, Tensor, Tensor]", found)
-    rho = ratio(settings, logprobs, packed)
+    logq = precise(student_logits).log_softmax(-1)
+    logp = precise(teacher_logits).log_softmax(-1)
+    q = logq.exp()
+    kl = (q * (logq - logp)).sum(-1)
+    rho = ratio(settings, logq.gather(-1, packed.tokens[:, None]).squeeze(-1), packed)
     policy = torch.zeros_like(kl)
     if settings.policy_gradient:
         policy = policy_loss(rho, packed.advantages, settings.clip_range, settings.clip_form)
@@ -107,6 +78,7 @@ def token_losses(
     if settings.single_step:
         single = kl * rho.detach() if settings.single_step_weighted else kl
     outside = ((rho - 1).abs() > settings.clip_range).to(kl)
+    entropy = -(q * logq).sum(-1)
     metrics = torch.stack([policy, single, kl, outside, entropy]).detach() @ packed.weights
     return ((policy + single) * packed.weights).sum(), metrics
 
@@ -121,9 +93,11 @@ class _ChunkedHeadLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, loss: ChunkLoss, size: int
     ) -> tuple[Tensor, Tensor]:
-        grad_hidden = torch.empty_like(hidden)
-        grad_weight, grad_bias = None, None if bias is None else torch.zeros_like(bias)
-        values, metrics = [], []
+        grad_hidden = torch.zeros_like(hidden)
+        grad_weight = torch.zeros_like(weight)
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        total = precise(hidden.new_zeros(()))
+        metrics = total.new_zeros(len(METRICS))
         for start in range(0, hidden.shape[0], size):
             part = slice(start, start + size)
             with torch.enable_grad():
@@ -132,23 +106,19 @@ class _ChunkedHeadLoss(torch.autograd.Function):
                 value, found = loss(logits, part)
             (grad_logits,) = torch.autograd.grad(value, logits)
             grad_hidden[part] = grad_logits @ weight
-            if grad_weight is None:
-                grad_weight = grad_logits.T @ hidden[part]
-            else:
-                grad_weight.addmm_(grad_logits.T, hidden[part])
+            grad_weight.addmm_(grad_logits.T, hidden[part])
             if grad_bias is not None:
                 grad_bias += grad_logits.sum(0)
-            values.append(value.detach())
-            metrics.append(found)
+            total += value.detach()
+            metrics += found
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        summed = torch.stack(metrics).sum(0)
-        ctx.mark_non_differentiable(summed)
-        return torch.stack(values).sum(), summed
+        ctx.mark_non_differentiable(metrics)
+        return total, metrics
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        # In place, the head being large; a second backward finds the saved tensors changed and refuses.
-        return *(None if g is None else g.mul_(grads[0]) for g in ctx.saved_tensors), None, None
+        scale = grads[0]
+        return *(None if g is None else g * scale for g in ctx.saved_tensors), None, None
 
 
 def packed_loss(
