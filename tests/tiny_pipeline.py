@@ -86,7 +86,7 @@ def make(root: Path) -> Path:
     return root
 
 
-DELETED = object()
+DELETED = "(deleted)"
 
 
 def edit(path: Path, place: str, value: object) -> None:
