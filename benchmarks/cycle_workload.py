@@ -1,11 +1,12 @@
 """The workload the cost of a MiniLLM cycle is measured on: two random GPT-2 shapes and random prompts.
 
-The models' final bias points at the end-of-sequence token, so that responses end after a geometric number of
-tokens, as long as a third of the limit on average: padding and stragglers cost what they cost in practice.
+The models' final bias points at the end-of-sequence token, so that responses end after a geometric number of tokens
+and are a third of the limit long on average: padding and stragglers cost what they cost in practice.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from typing import cast
@@ -16,8 +17,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from distill.minillm.settings import MiniLLMSettings
 
 END = 0
-# Logit of the end-of-sequence token above the others' at 8,192 tokens: one token in about 40 ends the response.
-_END_LOGIT = 5.2
+# Lengths that end by chance at each token and are cut at the limit L average L / 3 at a chance of 2.82 / L.
+_ENDS_A_LIMIT = 2.82
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,6 @@ class Workload:
     student: tuple[int, int] = (4, 256)
     """Layers and width; heads are 64 wide."""
     teacher: tuple[int, int] = (8, 512)
-    end_logit: float = _END_LOGIT
     seed: int = 1
 
     def models(self) -> tuple[PreTrainedModel, PreTrainedModel]:
@@ -78,6 +78,7 @@ class Workload:
         towards_end = torch.nn.functional.normalize(torch.randn(width), dim=0)
         with torch.no_grad():
             # A long bias against a short embedding: the end's logit hardly depends on the rest of the state.
-            model.transformer.ln_f.bias.copy_(10 * towards_end)
-            model.transformer.wte.weight[END] = self.end_logit / 10 * towards_end
+            model.transformer.ln_f.bias.copy_(20 * towards_end)
+            logit = math.log(self.vocabulary * _ENDS_A_LIMIT / self.response_tokens)
+            model.transformer.wte.weight[END] = logit / 20 * towards_end
         return cast(PreTrainedModel, model)
