@@ -60,7 +60,20 @@ def make_judged_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
                 for i, worth in enumerate(worths)
             ]
             put_rows(tmp_path / f"responses/{results_home(model)}/{model}/{name}.jsonl", answered)
+    put(tmp_path / "profiles/toy.yaml", "recipe: {note: judged, for tests}\n")
+    for analysis, content in empty_analyses().items():
+        put(tmp_path / f"analyses/tiny/{analysis}.json", json.dumps(content))
     return tmp_path
+
+
+def empty_analyses() -> dict[str, Any]:
+    """Analyses that found nothing, which the results need beside the scores."""
+    nothing: dict[str, Any] = {"models": {}, "against": {}}
+    against = {model: {} for model in WORTHS}
+    length = {"rouge_l": {}, "response_tokens": {"mean": 3.0, "ci95": [3.0, 3.0]}}
+    lengths = {name: {"models": dict.fromkeys(WORTHS, length), "against": against} for name in ("own", "other")}
+    losses = {name: {"models": {model: {} for model in WORTHS}, "against": against} for name in ("own", "other")}
+    return {"divergence": nothing, "exposure": nothing, "calibration": {}, "loss": losses, "lengths": lengths}
 
 
 def results_home(model: str) -> str:

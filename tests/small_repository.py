@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import State
@@ -138,7 +139,7 @@ def ran(root: Path) -> list[str]:
     return [line.split()[0] for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def until(condition: Callable[[], object], seconds: float = 30.0) -> float:
+def until(condition: Callable[[], object], seconds: float = 120.0) -> float:
     """Wait for `condition`; the seconds it took. Fails the test when it does not come true."""
     began = time.monotonic()
     while not condition():
@@ -228,18 +229,21 @@ class Server:
         }
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--host", "127.0.0.1"]
+        # Under the supervisor, so that the server cannot outlive the tests, however they end.
+        supervised = [sys.executable, str(ROOT / "tasks/supervise.py")]
+        server = [sys.executable, "-m", "prefect", "server", "start", "--no-ui", "--host", "127.0.0.1"]
         self._process = subprocess.Popen(
-            [*command, "--port", str(self.port)],
+            [*supervised, *server, "--port", str(self.port)],
             env={**os.environ, **self.environment},
             cwd=self.home,
+            stdin=subprocess.PIPE,
             stdout=(self.home / "server.log").open("ab"),
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
-        until(lambda: answers(self.url), seconds=120)
+        until(lambda: answers(self.url), seconds=300)
 
     def kill(self) -> None:
         assert self._process is not None
-        os.killpg(self._process.pid, 9)
+        for process in psutil.Process(self._process.pid).children(recursive=True):
+            process.kill()
         self._process.wait()

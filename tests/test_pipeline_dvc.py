@@ -82,7 +82,7 @@ def test_nothing_is_rebuilt_for_another_machine_or_for_orchestration(clone: Path
         ("distill/minillm/losses.py", {"minillm@small"}),
         ("distill/training/supervised.py", {"teacher_base@mini", "teacher@mini", "sft@small", "init@small"}),
         ("distill/scoring/rouge.py", {"rouge@small-sft-toy_id", "sft@small", "responses@small-sft-toy_id"}),
-        ("distill/scoring/tables.py", {"report@small"}),
+        ("distill/scoring/tables.py", {"report"}),
         ("distill/world/lore.py", {"prepare@mini"}),
     ],
 )
@@ -100,16 +100,18 @@ def test_an_evaluation_set_adds_its_cells(clone: Path) -> None:
         found = set(stale(clone))
     cells = {"teacher_responses@mini-toy_shift", "teacher_rouge@mini-toy_shift"}
     cells |= {f"{kind}@small-{method}-toy_shift" for kind in CELLS for method in ("sft", "minillm")}
-    assert found == {"evalset@toy_shift", *cells, "results@small", "report@small"}
+    shared = {"loss@small", "lengths@small", "results@small", "report"}
+    assert found == {"evalset@toy_shift", *cells, *shared}
 
 
 def test_a_student_adds_its_stages(clone: Path) -> None:
     with changed(clone / "params.yaml", clone / MINI):
-        own = PROFILE[PROFILE.index("    small:\n") : PROFILE.index("hardware:")].replace("small:", "other:")
-        (clone / MINI).write_text(PROFILE.replace("hardware:", own + "hardware:"))
+        recipe = PROFILE[PROFILE.index("    small:\n") : PROFILE.index("hardware:")].replace("small:", "other:")
+        (clone / MINI).write_text(PROFILE.replace("hardware:", recipe + "hardware:"))
         edit(clone / "params.yaml", "students.other", {"family": "mini"})
         found = set(stale(clone))
-    assert found == {stage.name.replace("small", "other") for stage in read_pipeline(clone) if "small" in stage.name}
+    own = {stage.name.replace("small", "other") for stage in read_pipeline(clone) if "small" in stage.name}
+    assert found == own | {"report"}
 
 
 # --- a changed setting, end to end --------------------------------------------------------------------
@@ -130,19 +132,23 @@ def test_what_is_below_a_changed_stage_runs_again(experiment: tuple[Path, str]) 
         "responses@small-minillm-toy_id",
         "rouge@small-minillm-toy_id",
         "divergence@small",
+        "exposure@small",
+        "calibration@small",
+        "loss@small",
+        "lengths@small",
         "results@small",
-        "report@small",
+        "report",
     }
 
 
 def test_dvc_shows_what_came_of_it(experiment: tuple[Path, str]) -> None:
     root, _ = experiment
-    metrics = json.loads(dvc(root, "metrics", "diff", "--json"))["diff"]["results/small.json"]
+    metrics = json.loads(dvc(root, "metrics", "diff", "--json"))["results/small.json"]
     assert all(name.startswith("minillm.") for name in metrics)
     assert metrics["minillm.kl.reverse_kl.mean"].keys() == {"old", "new", "diff"}
-    params = json.loads(dvc(root, "params", "diff", "--json"))["diff"]
+    params = json.loads(dvc(root, "params", "diff", "--json"))
     name = "recipe.students.small.minillm.teacher_mix_alpha"
-    assert params == {MINI: {name: {"old": 0.2, "new": 0.6}}}
+    assert params == {MINI: {name: {"old": 0.2, "new": 0.6, "diff": pytest.approx(0.4)}}}
     plots = json.loads(dvc(root, "plots", "diff", "--json"))["data"]
     curve = plots["runs/small/minillm.curves/reverse_kl.tsv"][0]
     assert set(curve["revisions"]) == {"HEAD", "workspace"}
@@ -162,7 +168,8 @@ def test_a_setting_put_back_is_restored_and_not_rebuilt(experiment: tuple[Path, 
 
 
 def test_metrics_are_nested_by_model_and_set(reference: Path) -> None:
-    shown = json.loads(dvc(reference, "metrics", "show", "--json"))[""]["data"]["results/small.json"]["data"]
+    said = dvc(reference, "metrics", "show", "--json")
+    shown = json.loads(said[said.index("{") :])[""]["data"]["results/small.json"]["data"]
     written = json.loads((reference / "results/small.json").read_text())
     assert set(shown) == set(written) == {"teacher", "sft", "minillm"}
     for name, model in shown.items():
@@ -198,7 +205,7 @@ def test_training_curves_are_plots(reference: Path) -> None:
 
 
 def test_the_report_draws_the_curves_without_a_network(reference: Path) -> None:
-    page = (reference / "results/small.html").read_text(encoding="utf-8")
+    page = (reference / "results/report.html").read_text(encoding="utf-8")
     assert page.count("<svg") >= 8
     for quantity in ("Reverse KL", "Loss", "Learning rate"):
         assert quantity.lower() in page.lower()

@@ -41,6 +41,8 @@ def replace_and_die(source, target, **options):
 os.replace = replace_and_die
 """
 
+pytestmark = pytest.mark.slow  # a minute of real kills each
+
 
 @pytest.fixture(scope="module")
 def killer(tmp_path_factory: pytest.TempPathFactory) -> Path:

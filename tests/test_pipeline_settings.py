@@ -23,9 +23,9 @@ SMALL = "recipe.students.small"
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What `stages.check` reads of the small pipeline, with this folder as the current one."""
-    for folder in ("profiles", "evalsets", "judge", "distill/world"):
+    for folder in ("profiles", "evalsets", "labelsets", "judge", "distill/world"):
         (tmp_path / folder).mkdir(parents=True)
-    for file in ("params.yaml", "dvc.yaml", "evalsets/toy_id.yaml", "judge/prompt.txt"):
+    for file in ("params.yaml", "dvc.yaml", "evalsets/toy_id.yaml", "labelsets/toy_whether.yaml", "judge/prompt.txt"):
         shutil.copy(ROOT / file, tmp_path / file)
     for place, value in TABLE.items():
         edit(tmp_path / PARAMS, place, value)

@@ -162,8 +162,8 @@ def test_scores_of_a_small_cell_by_hand() -> None:
     assert score["exact_match"] == {"mean": 50.0, "ci95": [0.0, 100.0]}
     assert score["response_tokens"] == {"mean": 3.25}
     assert score["truncated"] == {"mean": 25.0}
-    assert score["distinct_4"] == {"mean": 100.0}  # the first seed has no 4-gram and no say
-    assert score["repeated_4"] == {"mean": 0.0}
+    assert score["distinct_4"] == {"mean": 100.0, "std": 0.0}  # the first seed has no 4-gram and no say
+    assert score["repeated_4"]["mean"] == 0.0
     assert (score["ids"], score["seeds"]) == ([7, 9], [10, 20])
 
 

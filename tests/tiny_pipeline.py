@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 
-FOLDERS = ("distill", "stages", "flows", "evalsets", "judge")
+FOLDERS = ("distill", "stages", "flows", "evalsets", "labelsets", "judge")
 FILES = (".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore", "dvc.yaml", "params.yaml")
 LEFT_OUT = ("pseudo", "kd", "seqkd", "seqkd_multi", "single_step")
 
@@ -28,6 +28,7 @@ TABLE = {
     "students": {"small": {"family": "mini"}},
     "families": {"mini": "distill/world"},
     "datasets": {"toy_id": "data/mini/tests/toy_id.jsonl"},
+    "calibration": {"toy_whether": "distill/world"},
     "methods": ["sft", "minillm"],
     "evaluation.seeds": [10, 20],
 }
@@ -166,8 +167,9 @@ def stale(root: Path) -> dict[str, Any]:
 
 
 def results(root: Path) -> dict[str, bytes]:
-    """Every file of results/ with its bytes."""
-    return {path.name: path.read_bytes() for path in sorted((root / "results").iterdir()) if path.name != ".gitignore"}
+    """Every file of numbers in results/ with its bytes; the report beside them also tells how long things took."""
+    found = sorted((root / "results").iterdir())
+    return {path.name: path.read_bytes() for path in found if path.suffix in {".json", ".csv"}}
 
 
 def weights(root: Path) -> dict[str, bytes]:
