@@ -69,7 +69,7 @@ def make_judged_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def empty_analyses() -> dict[str, Any]:
     """Analyses that found nothing, which the results need beside the scores."""
     nothing: dict[str, Any] = {"models": {}, "against": {}}
-    against = {model: {} for model in WORTHS}
+    against: dict[str, dict[str, Any]] = {model: {} for model in WORTHS}
     length = {"rouge_l": {}, "response_tokens": {"mean": 3.0, "ci95": [3.0, 3.0]}}
     lengths = {name: {"models": dict.fromkeys(WORTHS, length), "against": against} for name in ("own", "other")}
     losses = {name: {"models": {model: {} for model in WORTHS}, "against": against} for name in ("own", "other")}
