@@ -115,7 +115,7 @@ def _attempt(faults: list[str], read: Callable[..., Any]) -> Any:
 
 def lock_faults(path: Path) -> list[str]:
     """Whether DVC can read its own record of what is built: it writes it in place, and a kill may cut that short."""
-    if not path.exists() or not path.stat().st_size:
+    if not path.exists():
         return []
     try:
         content = read_yaml(path)

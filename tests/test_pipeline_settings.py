@@ -118,7 +118,7 @@ FAULTS: list[tuple[Path, str, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("file", "place", "value", "said"), FAULTS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("file", "place", "value", "said"), FAULTS, ids=[place for _, place, _, _ in FAULTS])
 def test_a_fault_is_named_with_its_fix(
     project: Path, refused: Refused, file: Path, place: str, value: Any, said: str
 ) -> None:

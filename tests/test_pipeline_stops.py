@@ -94,11 +94,24 @@ sys.meta_path.insert(0, Finder())
 """
 
 
-@pytest.mark.parametrize("stage", ["base", "divergence", "kd", "minillm", "pseudo", "respond", "seqkd", "sft"])
-def test_ctrl_c_while_torch_is_imported(tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        "base tiny",
+        "divergence tiny",
+        "kd tiny kd",
+        "minillm tiny minillm",
+        "pseudo toy",
+        "respond tiny sft toy_id",
+        "seqkd tiny seqkd",
+        "sft tiny sft",
+    ],
+)
+def test_ctrl_c_while_torch_is_imported(tmp_path: Path, command: str) -> None:
     (tmp_path / "sitecustomize.py").write_text(INTERRUPT_AT_IMPORT)
+    stage, *arguments = command.split()
     ran = subprocess.run(
-        [sys.executable, "-m", f"stages.{stage}", "a", "b", "c"],
+        [sys.executable, "-m", f"stages.{stage}", *arguments],
         cwd=ROOT,
         env=environment() | {"PYTHONPATH": str(tmp_path)},
         capture_output=True,

@@ -7,10 +7,13 @@ and keeps its traceback.
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -54,7 +57,8 @@ def run_stage(main: Callable[[], None]) -> None:
     """
     before = signal.signal(signal.SIGTERM, raise_terminated)
     try:
-        main()
+        with _alone():
+            main()
     except DistillError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
@@ -76,6 +80,24 @@ def run_stage(main: Callable[[], None]) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait while another process runs this stage of DVC: one whose `dvc` was killed alone may still be writing."""
+    stage = os.environ.get("DVC_STAGE")
+    if stage is None:
+        yield
+        return
+    folder = Path(".resume/running")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / stage).open("w") as lock:  # the system releases it when the process is gone, however it went
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"an earlier process still runs {stage}; waiting for it to end", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def raise_terminated(number: int, frame: FrameType | None) -> None:
     """The handler of SIGTERM."""
     raise Terminated
@@ -85,4 +107,7 @@ def is_full_disk(error: Exception) -> bool:
     """Whether a failed write means a full disk: torch, Arrow and safetensors each say so in their own way."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    return "No space left on device" in str(error) or shutil.disk_usage(Path.cwd()).free < _HARDLY_FREE
+    # torch names neither the disk nor the reason, so look.
+    written = [place for place in (Path(), Path(".resume"), Path("runs")) if place.exists()]
+    full = any(shutil.disk_usage(place).free < _HARDLY_FREE for place in written)
+    return full or "No space left on device" in str(error)
