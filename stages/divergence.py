@@ -6,6 +6,7 @@ python -m stages.divergence <student>
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from distill.evaluation.traces import Traces, summarize, write_traces
@@ -26,24 +27,28 @@ def main() -> None:
     experiment = read_experiment(parser.parse_args().student, "divergence")
     methods, seeds = read_table().methods, experiment.evaluation.seeds
     prompts = [example.prompt_ids for example in read_examples(experiment.data / "valid.parquet")]
-    sizes = {
-        "max_new_tokens": experiment.prompt.max_response_tokens,
-        "eos_id": int(experiment.tokenizer().eos_token_id),
-        "batch_size": experiment.hardware.decode_batch,
-    }
+    draw = partial(
+        sample,
+        prompts=prompts,
+        max_new_tokens=experiment.prompt.max_response_tokens,
+        eos_id=int(experiment.tokenizer().eos_token_id),
+        batch_size=experiment.hardware.decode_batch,
+    )
+    batch = experiment.hardware.micro_batch
     teacher = experiment.load(experiment.teacher)
     found: dict[str, Traces] = {}
     with Progress(experiment.name, 1 + len(methods), unit="model") as progress:
-        reference = sample(teacher, prompts, seeds, **sizes)
+        keep = experiment.hardware.cache_teacher
+        reference = {seed: draw(teacher, seed=seed, keep_states=keep) for seed in seeds}
         progress.advance()
         for method in methods:
             student = experiment.load(Path("runs") / experiment.who / method)
-            own = sample(student, prompts, seeds, **sizes)
-            batch = experiment.hardware.micro_batch
-            found[method] = {
-                "own": trace(student, teacher, prompts, seeds, own, batch),
-                "teacher": trace(student, teacher, prompts, seeds, reference, batch),
-            }
+            own, teachers = [], []
+            for seed in seeds:
+                responses = draw(student, seed=seed)
+                own += trace(student, teacher, "own", prompts, seed, responses, batch)
+                teachers += trace(student, teacher, "teacher", prompts, seed, reference[seed], batch)
+            found[method] = {"own": own, "teacher": teachers}
             progress.advance()
     folder = Path("analyses") / experiment.who
     write_traces(folder / "traces.parquet", found)

@@ -37,7 +37,7 @@ def shipped(name: str) -> LabelSetSettings:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "labelsets").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_labelset_is_valid(path: Path) -> None:
-    assert len(shipped(path.stem).words) == 2
+    assert len(shipped(path.stem).words) in (2, 3)
 
 
 def test_toy_questions_are_balanced_answered_and_new() -> None:
@@ -50,6 +50,17 @@ def test_toy_questions_are_balanced_answered_and_new() -> None:
     }
     assert not {(row["instruction"], row["input"]) for row in rows} & trained
     assert all(row["words"] == ["Yes", "No"] and row["input"] for row in rows)
+
+
+def test_toy_moods_are_told_by_words_with_the_persons_name() -> None:
+    rows = read_labelled(shipped("toy_mood"), Path("unused"))
+    assert len(rows) == 300
+    assert all(70 < sum(row["answer"] == place for row in rows) < 130 for place in range(3))
+    for row in rows:
+        name = row["input"].split()[0]
+        assert row["words"] == [f"{name} is {mood}" for mood in ("happy", "sad", "angry")]
+    [wept] = {row["answer"] for row in rows if "wept" in row["input"]}
+    assert rows[0]["words"][wept].endswith("sad")
 
 
 def test_stage_writes_what_params_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +115,7 @@ def test_settings_that_no_prediction_could_satisfy_are_refused() -> None:
     with pytest.raises(SettingsError, match="same word"):
         settings(words={"true": "Yes", "false": "Yes"})
     with pytest.raises(SettingsError, match="at most one of"):
-        settings(world={}, texts={"files": {}})
+        settings(world={"questions": "whether"}, texts={"files": {}})
 
 
 @pytest.mark.parametrize(

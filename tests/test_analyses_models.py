@@ -22,6 +22,7 @@ from distill.evaluation.likelihood import (
     token_mean_losses,
     word_logprobs,
 )
+from distill.evaluation.traces import Source
 from distill.text.settings import PromptSettings
 from distill.text.tokenizers import learn_bpe
 from stages import calibration as calibration_stage
@@ -81,43 +82,35 @@ def exact_copy(model: PreTrainedModel) -> PreTrainedModel:
     return copy
 
 
-def test_divergences_are_those_of_a_slow_loop(tokenizer: PreTrainedTokenizerBase) -> None:
+@pytest.mark.parametrize("source", ["own", "teacher"])
+def test_divergences_are_those_of_a_slow_loop(tokenizer: PreTrainedTokenizerBase, source: Source) -> None:
     # the teacher's vocabulary is padded: only the shared ids count
     student, teacher = random_model(0, len(tokenizer)), random_model(1, len(tokenizer) + 3, width=24)
     prompts = encode_prompts(tokenizer, PROMPT, ["Ask river", "Ask a longer question of stones", "x"])
-    seeds = (10, 20)
-    responses = sample(student, prompts, seeds, max_new_tokens=6, eos_id=0, batch_size=2)
-    assert len(responses) == 6
-    found = trace(student, teacher, prompts, seeds, responses, batch_size=2)
-    for number, each in enumerate(found):
-        assert (each.seed, each.prompt) == (seeds[number // 3], number % 3)
+    sampler = student if source == "own" else teacher
+    responses = sample(sampler, prompts, 10, max_new_tokens=6, eos_id=0, batch_size=2)
+    found = trace(student, teacher, source, prompts, 10, responses, batch_size=2)
+    assert [(each.seed, each.prompt) for each in found] == [(10, 0), (10, 1), (10, 2)]
+    for each, response in zip(found, responses, strict=True):
         logq, logp = (
-            slow_logprobs(model, prompts[each.prompt], responses[number], len(tokenizer))
-            for model in (student, teacher)
+            slow_logprobs(model, prompts[each.prompt], response.ids, len(tokenizer)) for model in (student, teacher)
         )
-        torch.testing.assert_close(
-            torch.tensor(each.reverse_kl, dtype=torch.float64),
-            (logq.exp() * (logq - logp)).sum(-1),
-            rtol=1e-3,
-            atol=1e-4,
-        )
-        torch.testing.assert_close(
-            torch.tensor(each.forward_kl, dtype=torch.float64),
-            (logp.exp() * (logp - logq)).sum(-1),
-            rtol=1e-3,
-            atol=1e-4,
-        )
-    again = trace(student, teacher, prompts, seeds, responses, batch_size=5)
-    for one, other in zip(found, again, strict=True):
+        reverse, forward = (logq.exp() * (logq - logp)).sum(-1), (logp.exp() * (logp - logq)).sum(-1)
+        assert each.reverse_kl == pytest.approx(reverse.tolist(), rel=1e-3, abs=1e-4)
+        assert each.forward_kl == pytest.approx(forward.tolist(), rel=1e-3, abs=1e-4)
+    # the decode's own hidden states or a second pass, batches of 2 or of 5: the same numbers
+    bare = sample(sampler, prompts, 10, max_new_tokens=6, eos_id=0, batch_size=3, keep_states=False)
+    assert [response.ids for response in bare] == [response.ids for response in responses]
+    for one, other in zip(found, trace(student, teacher, source, prompts, 10, bare, batch_size=5), strict=True):
         assert one.reverse_kl == pytest.approx(other.reverse_kl, rel=1e-4, abs=1e-5)
+        assert one.forward_kl == pytest.approx(other.forward_kl, rel=1e-4, abs=1e-5)
 
 
 def test_a_model_does_not_diverge_from_itself(tokenizer: PreTrainedTokenizerBase) -> None:
     model = random_model(0, len(tokenizer))
     prompts = encode_prompts(tokenizer, PROMPT, ["Ask river"])
-    [found] = trace(
-        model, model, prompts, (1,), sample(model, prompts, (1,), max_new_tokens=5, eos_id=0, batch_size=1), 1
-    )
+    responses = sample(model, prompts, 1, max_new_tokens=5, eos_id=0, batch_size=1)
+    [found] = trace(model, model, "own", prompts, 1, responses, batch_size=1)
     assert max(map(abs, [*found.reverse_kl, *found.forward_kl])) < 1e-5
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distill.evaluation.traces import Trace
-from distill.generation.decode import sample_responses
+from distill.evaluation.traces import Source, Trace
+from distill.generation.decode import Response, sample_responses
 from distill.models.parts import backbone, head, shared_vocabulary
 from distill.project.randomness import key
 from distill.text.batches import IGNORED, collate
@@ -26,69 +26,84 @@ _POSITIONS = 1024
 def sample(
     model: PreTrainedModel,
     prompts: Sequence[list[int]],
-    seeds: Sequence[int],
+    seed: int,
     *,
     max_new_tokens: int,
     eos_id: int,
     batch_size: int,
-) -> list[list[int]]:
-    """One plain ancestral sample for each seed and prompt, seed by seed; two models get the same random numbers."""
-    pairs = [(seed, i) for seed in seeds for i in range(len(prompts))]
-    responses = sample_responses(
+    keep_states: bool = True,
+) -> list[Response]:
+    """One plain ancestral sample for each prompt; two models get the same random numbers.
+
+    `keep_states` keeps the model's last hidden states with them, which saves `trace` a pass.
+    """
+    return sample_responses(
         model,
-        [prompts[i] for _, i in pairs],
-        [key(seed, "divergence", i) for seed, i in pairs],
+        prompts,
+        [key(seed, "divergence", i) for i in range(len(prompts))],
         max_new_tokens=max_new_tokens,
         eos_id=eos_id,
         batch_size=batch_size,
+        keep="own states" if keep_states else "nothing",
     )
-    return [response.ids for response in responses]
 
 
 @torch.no_grad()
 def trace(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
+    source: Source,
     prompts: Sequence[list[int]],
-    seeds: Sequence[int],
-    responses: Sequence[list[int]],
+    seed: int,
+    responses: Sequence[Response],
     batch_size: int,
 ) -> list[Trace]:
-    """Both divergences at every token of `responses`, which lie as `sample` gives them."""
-    places = [(seed, i) for seed in seeds for i in range(len(prompts))]
-    examples = [
-        Example(row, prompts[i], ids, "") for row, ((_, i), ids) in enumerate(zip(places, responses, strict=True))
-    ]
-    examples.sort(key=lambda e: len(e.prompt_ids) + len(e.response_ids))
-    traces: dict[int, Trace] = {}
+    """Both divergences at every token of the `responses` of one seed, in the order of the prompts.
+
+    `source` says whose samples they are: the student's `own`, or the `teacher`'s.
+    """
     student.eval()
     teacher.eval()
+    rows = [(prompt, response.ids) for prompt, response in zip(prompts, responses, strict=True)]
+    examples = [Example(i, prompt, ids, "") for i, (prompt, ids) in enumerate(rows)]
+    examples.sort(key=lambda e: len(e.prompt_ids) + len(e.response_ids))
+    traces: dict[int, Trace] = {}
     for start in range(0, len(examples), batch_size):
         group = examples[start : start + batch_size]
-        reverse, forward = _divergences(student, teacher, group)
+        stored = [responses[example.index].hidden for example in group]
+        reverse, forward = divergences(
+            student,
+            teacher,
+            hidden_states(student, group, stored if source == "own" else []),
+            hidden_states(teacher, group, stored if source == "teacher" else []),
+        )
         first = 0
         for example in group:
             own = slice(first, first := first + len(example.response_ids))
-            seed, prompt = places[example.index]
-            traces[example.index] = Trace(prompt, seed, reverse[own].tolist(), forward[own].tolist())
-    return [traces[row] for row in range(len(places))]
+            traces[example.index] = Trace(example.index, seed, reverse[own].tolist(), forward[own].tolist())
+    return [traces[i] for i in range(len(examples))]
 
 
-def _divergences(student: PreTrainedModel, teacher: PreTrainedModel, group: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """(KL(q || p), KL(p || q)) at the response tokens of a batch, row after row."""
-    batch = {name: values.to(student.device) for name, values in collate(group).items()}
+def hidden_states(model: PreTrainedModel, group: Sequence[Example], stored: Sequence[Tensor]) -> Tensor:
+    """The last hidden states that predict the group's response tokens, row after row, [tokens, H]; `stored` if kept."""
+    if stored and all(len(each) for each in stored):
+        return torch.cat(list(stored)).to(model.device)
+    batch = {name: values.to(model.device) for name, values in collate(group).items()}
     # The token at position t is predicted from position t - 1. Right padding needs no mask in a causal model.
-    kept = batch["labels"][:, 1:] != IGNORED
-    hidden = [
-        backbone(model)(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1][kept]
-        for model in (student, teacher)
-    ]
+    states: Tensor = backbone(model)(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1]
+    return states[batch["labels"][:, 1:] != IGNORED]
+
+
+def divergences(
+    student: PreTrainedModel, teacher: PreTrainedModel, student_states: Tensor, teacher_states: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(KL(q || p), KL(p || q)) from the last hidden states of both, [tokens] each."""
     vocabulary = shared_vocabulary(student, teacher)
     reverse, forward = [], []
-    for start in range(0, len(hidden[0]), _POSITIONS):
+    for start in range(0, len(student_states), _POSITIONS):
         logq, logp = (
             head(model)(states[start : start + _POSITIONS])[:, :vocabulary].float().log_softmax(-1)
-            for model, states in zip((student, teacher), hidden, strict=True)
+            for model, states in ((student, student_states), (teacher, teacher_states))
         )
         reverse.append((logq.exp() * (logq - logp)).sum(-1))
         forward.append((logp.exp() * (logp - logq)).sum(-1))

@@ -33,6 +33,7 @@ from distill.scoring.statistics import (
 )
 
 _DIGITS = 3
+_CURVE_DRAWS = 2_000  # for an interval at every length
 
 
 def cumulated(traces: Sequence[Trace], length: int) -> Array:
@@ -101,7 +102,7 @@ def _compare(a: Array, b: Array, statistic: Statistic, seed: int) -> dict[str, A
 
 def _one(columns: Array, tokens: Array, seed: int) -> dict[str, Any]:
     errors = excess(columns.sum(axis=0))
-    lows, highs = statistic_interval(columns, excess, seed)
+    lows, highs = statistic_interval(columns, excess, seed, draws=_CURVE_DRAWS)
     low, high = statistic_interval(tokens, excess_a_token, seed)
     return {
         "error": interval_entry(float(errors[-1]), (float(lows[-1]), float(highs[-1]))),

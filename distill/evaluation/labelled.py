@@ -1,4 +1,4 @@
-"""Sets of prompts whose answer is one of a few words, for calibration: BoolQ, sentiment, the toy world's yes or no.
+"""Sets of prompts whose answer is one of a few words, for calibration: BoolQ, sentiment, the toy world's own.
 
 `labelsets/<name>.yaml` says how the rows become prompts; where they lie is said in params.yaml.
 """
@@ -9,7 +9,7 @@ import re
 import zipfile
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,14 +20,17 @@ from distill.project.settings import Settings
 from distill.world.build import TEST_CLASSES, hash_class
 from distill.world.drafts import Purpose
 from distill.world.families.passage_questions import ask_whether
+from distill.world.families.sorting import judge_mood
 from distill.world.lore import draw_lore
 
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
 class WorldSource(Settings):
-    """Yes/no questions on passages of the toy world, drawn from prompts that no training row has."""
+    """Questions of the toy world, drawn from prompts that no training row has."""
 
+    questions: Literal["whether", "mood"]
+    """`whether`: yes or no on a passage. `mood`: whether a person (field `name`) is happy, sad or angry."""
     rows: Annotated[int, Field(ge=1, le=5_000)] = 300
     """How many."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -59,9 +62,9 @@ class LabelSetSettings(Settings):
     label: str = "label"
     """The field that holds the label."""
     words: Annotated[dict[str, str], Field(min_length=2)]
-    """Label, as text in lower case, to the word a model should answer."""
+    """Label, as text in lower case, to the words a model should begin its answer with; `{field}` as above."""
     world: WorldSource | None = None
-    """Draw the rows from the toy world (fields `instruction`, `input`, `label`: yes or no)."""
+    """Draw the rows from the toy world (fields `instruction`, `input`, `label`)."""
     texts: TextSource | None = None
     """Read plain text files; otherwise params.yaml names a .jsonl, .jsonl.xz, .json or .parquet file."""
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -85,6 +88,7 @@ def read_labelled(settings: LabelSetSettings, path: Path) -> list[dict[str, Any]
     if settings.limit is not None and settings.limit < len(records):
         records = [records[i * len(records) // settings.limit] for i in range(settings.limit)]
     labels = list(settings.words)
+    wanted = set(_PLACE.findall(" ".join([settings.instruction, settings.input, *settings.words.values()])))
     faults: dict[str, list[int]] = {}
     rows = []
     for number, record in enumerate(records):
@@ -92,7 +96,7 @@ def read_labelled(settings: LabelSetSettings, path: Path) -> list[dict[str, Any]
         if label not in settings.words:
             faults.setdefault(f"`{settings.label}` is {label!r}", []).append(number + 1)
             continue
-        missing = sorted(set(_PLACE.findall(settings.instruction + settings.input)) - record.keys())
+        missing = sorted(wanted - record.keys())
         if missing:
             faults.setdefault(f"no field {', '.join(missing)}", []).append(number + 1)
             continue
@@ -101,7 +105,7 @@ def read_labelled(settings: LabelSetSettings, path: Path) -> list[dict[str, Any]
                 "id": number,
                 "instruction": _fill(settings.instruction, record),
                 "input": _fill(settings.input, record),
-                "words": list(settings.words.values()),
+                "words": [_fill(word, record) for word in settings.words.values()],
                 "answer": labels.index(label),
             }
         )
@@ -148,10 +152,18 @@ def _read_text(path: Path, file: str, encoding: str) -> str:
 
 
 def _draw_world(world: WorldSource) -> list[dict[str, Any]]:
-    lore, rng = draw_lore(world.seed), Random(f"{world.seed}/whether")
-    rows: dict[tuple[str, str], str] = {}
+    lore, rng = draw_lore(world.seed), Random(f"{world.seed}/{world.questions}")
+    write = {"whether": ask_whether, "mood": judge_mood}[world.questions]
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     while len(rows) < world.rows:
-        draft = ask_whether(rng, lore, Purpose.KNOWN)
+        draft = write(rng, lore, Purpose.KNOWN)
         if hash_class(draft) in TEST_CLASSES:
-            rows.setdefault((draft.instruction, draft.passage), draft.answers[0].rstrip("."))
-    return [{"instruction": ask, "input": text, "label": label} for (ask, text), label in rows.items()]
+            record = {"instruction": draft.instruction, "input": draft.passage, **_label(draft.answers[0])}
+            rows.setdefault((draft.instruction, draft.passage), record)
+    return list(rows.values())
+
+
+def _label(answer: str) -> dict[str, str]:
+    """What an answer of the toy world says: "Yes.", or "Mara is sad because ..."."""
+    name, _, told = answer.partition(" is ")
+    return {"name": name, "label": told.split()[0]} if told else {"label": answer.rstrip(".")}

@@ -11,7 +11,6 @@ import importlib.metadata
 import platform
 import resource
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from distill.project.files import fresh_dir, write_json
+from distill.project.revision import code_revision
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "datasets")
 
@@ -65,24 +65,10 @@ class RunRecord:
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
             "threads": torch.get_num_threads(),
             "python": platform.python_version(),
-            "code_revision": _code_revision(),
+            "code_revision": code_revision(),
             **extra,
         }
         write_json(path, record)
-
-
-def _code_revision() -> str | None:
-    # None outside a git checkout (a source archive), which is a fact to record and not a fault.
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        return None
-    return done.stdout.strip() or None
 
 
 def quiet_libraries() -> None:

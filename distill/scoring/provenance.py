@@ -6,13 +6,13 @@ All of it is read from what the stages left: `meta.json` in each checkpoint, `<w
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distill.project.files import read_json, sha256_file
+from distill.project.revision import code_revision
 
 _UNCOUNTED = ("passes_per_rollout_token",)
 
@@ -73,7 +73,7 @@ def read(root: Path) -> Provenance:
     for meta in metas.values():
         versions |= meta.get("versions", {})
     return Provenance(
-        revision=_revision(root),
+        revision=code_revision(root) or "",
         versions=versions,
         runs=tuple(_run(path, record) for path, record in records.items()),
         data=tuple(_data_files(root)),
@@ -125,12 +125,3 @@ def _data_files(root: Path) -> list[DataFile]:
         )
         for path in files
     ]
-
-
-def _revision(root: Path) -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return ""
-    return done.stdout.strip()
