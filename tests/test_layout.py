@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 from ruamel.yaml import YAML
 
+from tests import file_list
 from tests.declared_stages import CODE, Stage, dependency_faults, read_pipeline
 from tests.import_closure import ROOT, imported_names, python_files, third_party
 
@@ -194,3 +195,8 @@ def test_modules_are_short_and_named_by_what_they_hold() -> None:
         if NAMES_THAT_SAY_NOTHING & {file.stem, file.parent.name}:
             wrong.append(f"{file}: name it by what it holds")
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_module_is_in_the_list_of_files() -> None:
+    text = (ROOT / file_list.FILE).read_text(encoding="utf-8")
+    assert text == file_list.updated(text), f"{file_list.FILE} is not up to date; run `python -m tests.file_list`"
