@@ -21,7 +21,7 @@ export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test check compare bench serve rebuild
+.PHONY: help setup repro test check compare bench ablations serve rebuild
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -48,6 +48,9 @@ compare: $(READY) ## what changed since a commit: make compare REV=HEAD~1
 
 bench: $(READY) ## measure a MiniLLM cycle against its baselines
 	@python -m benchmarks.minillm_cycle
+
+ablations: $(READY) ## MiniLLM without each of its parts, on the toy profile: 2 hours; what is done is kept
+	@python -m benchmarks.ablations
 
 serve: $(READY) ## Prefect server, schedule and worker on this machine
 	@python -m flows.serve

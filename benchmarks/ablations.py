@@ -1,9 +1,11 @@
 """The paper's ablations on the toy profile (its Table 4 and Figure 16), and the differences to the authors' code.
 
 Each arm is MiniLLM with a few settings changed and half the shipped number of steps. Its learning rate is chosen by
-validation Rouge-L on seed 0, then it is trained with further rollout seeds from the same teacher and start.
+validation Rouge-L on the first seed, then it is trained with further rollout seeds from the same teacher and start.
 
-    python -m benchmarks.ablations [--arms NAME ...] [--seeds 0 1 2]        writes docs/ablations.md
+    make ablations, or python -m benchmarks.ablations [--arms NAME ...] [--workers 2]
+
+It writes docs/ablations_table.md; every finished run is kept in .resume/ablations.json and not made again.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ from __future__ import annotations
 import argparse
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
+from threading import Lock
 from typing import Any
 
 from benchmarks.workspace import ROOT, curve, run, toy_run_place
@@ -22,27 +25,44 @@ from distill.project.files import read_json, write_json, write_text
 RATES = (1e-3, 2e-3, 4e-3)
 STEPS = {"max_steps": 240, "evaluate_every": 48}
 REPORTED = ("valid", "tokens", "repeated", "reverse_kl")
-HEAD = "| arm | lr | test Rouge-L | valid | answer tokens | repeated 4-grams % | reverse KL |"
+HEAD = "| arm | runs | lr | test Rouge-L | valid | answer tokens | repeated 4-grams % | reverse KL |"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """MiniLLM with some settings changed."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    start: str = "init"
+    """The checkpoint the student starts from; `base`, which has seen no instruction, is the weak one."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
 UNWHITENED = {"whiten": "none", "discount": 1.0, "rewards": "sampled", "return_from": "current"}
-ARMS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "without length norm": {"length_norm": False},
-    "without teacher mixing": {"teacher_mix_alpha": 0.0},
-    "without single step": {"single_step": False, "rewards": "sampled"},
-    "without policy gradient": {"policy_gradient": False},
-    "with L_PT": {"lm_coef": 0.1},
-    "alpha 0.1": {"teacher_mix_alpha": 0.1},
-    "alpha 0.4": {"teacher_mix_alpha": 0.4},
-    "alpha 0.7": {"teacher_mix_alpha": 0.7},
-    "sampled rewards": {"rewards": "sampled"},
-    "sampled, closed-form baseline": {"rewards": "sampled", "baseline": "closed_form"},
-    "whiten grid": {"whiten": "grid"},
-    "preset paper": {"preset": "paper"},
-    "preset reference": {"preset": "reference"},
-    "unwhitened": UNWHITENED,
-    "unwhitened, without length norm": {**UNWHITENED, "length_norm": False},
-    "unwhitened, without single step": {**UNWHITENED, "single_step": False},
-    "unwhitened, without teacher mixing": {**UNWHITENED, "teacher_mix_alpha": 0.0},
+FIVE = (0, 1, 2, 3, 4)
+ARMS: dict[str, Arm] = {
+    "default": Arm(seeds=FIVE),
+    "sampled rewards": Arm({"rewards": "sampled"}, seeds=FIVE),
+    "sampled rewards, closed-form baseline": Arm({"rewards": "sampled", "baseline": "closed_form"}, seeds=FIVE),
+    "unwhitened": Arm(UNWHITENED),
+    "unwhitened, without length norm": Arm({**UNWHITENED, "length_norm": False}),
+    "unwhitened, without single step": Arm({**UNWHITENED, "single_step": False}),
+    "without single step": Arm({"single_step": False, "rewards": "sampled"}),
+    "without length norm": Arm({"length_norm": False}),
+    "without teacher mixing (alpha 0)": Arm({"teacher_mix_alpha": 0.0}),
+    "without policy gradient": Arm({"policy_gradient": False}),
+    "with L_PT": Arm({"lm_coef": 0.1}),
+    "preset paper": Arm({"preset": "paper"}),
+    "preset reference": Arm({"preset": "reference"}),
+    "weak start": Arm(start="base"),
+    "weak start, without teacher mixing": Arm({"teacher_mix_alpha": 0.0}, start="base"),
+    "weak start, without policy gradient": Arm({"policy_gradient": False}, start="base"),
+    "whitened over the padded grid": Arm({"whiten": "grid"}),
+    "alpha 0.1": Arm({"teacher_mix_alpha": 0.1}),
+    "alpha 0.4": Arm({"teacher_mix_alpha": 0.4}),
+    "alpha 0.7": Arm({"teacher_mix_alpha": 0.7}),
+    "alpha 1": Arm({"teacher_mix_alpha": 1.0}),
+    "unwhitened, without teacher mixing": Arm({**UNWHITENED, "teacher_mix_alpha": 0.0}),
 }
 
 
@@ -57,11 +77,11 @@ class Outcome:
     reverse_kl: float
 
 
-def measure(arm: str, rate: float, seed: int) -> Outcome:
+def measure(arm: Arm, rate: float, seed: int) -> Outcome:
     """Train one arm and answer the in-distribution test set."""
     with tempfile.TemporaryDirectory() as name:
-        settings = {**STEPS, **ARMS[arm], "learning_rate": rate}
-        place = toy_run_place(Path(name), "minillm", settings, seed)
+        settings = {**arm.settings, **STEPS, "learning_rate": rate}
+        place = toy_run_place(Path(name), "minillm", settings, seed, start=arm.start)
         run(place, "stages.minillm", "tiny", "minillm")
         run(place, "stages.respond", "tiny", "minillm", "toy_id")
         run(place, "stages.rouge", "tiny", "minillm", "toy_id")
@@ -75,35 +95,71 @@ def measure(arm: str, rate: float, seed: int) -> Outcome:
         )
 
 
-def row(arm: str, rate: float, outcomes: list[Outcome]) -> str:
-    """One line of the table."""
+class Runs:
+    """The runs made so far, each kept in a file as soon as it is finished."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what `path` holds."""
+        self.path = path
+        self.lock = Lock()
+        kept = read_json(path) if path.is_file() else {}
+        self.outcomes = {name: Outcome(**values) for name, values in kept.items()}
+
+    def find(self, name: str, rate: float, seed: int) -> Outcome | None:
+        """A finished run of arm `name`."""
+        return self.outcomes.get(self._key(name, rate, seed))
+
+    def make(self, name: str, rate: float, seed: int) -> Outcome:
+        """A run of arm `name`, made now unless it is there."""
+        found = self.find(name, rate, seed)
+        if found is None:
+            found = measure(ARMS[name], rate, seed)
+            with self.lock:
+                self.outcomes[self._key(name, rate, seed)] = found
+                write_json(self.path, {key: asdict(value) for key, value in self.outcomes.items()})
+        return found
+
+    def rate(self, name: str) -> float | None:
+        """The learning rate with the best validation Rouge-L on the first seed; None before all were tried."""
+        tried = {rate: self.find(name, rate, ARMS[name].seeds[0]) for rate in RATES}
+        known = {rate: outcome.valid for rate, outcome in tried.items() if outcome is not None}
+        return max(known, key=lambda rate: known[rate]) if len(known) == len(RATES) else None
+
+    @staticmethod
+    def _key(name: str, rate: float, seed: int) -> str:
+        return f"{name} | {rate:g} | {seed}"
+
+
+def row(name: str, runs: Runs) -> str | None:
+    """One line of the table, of the runs with the chosen rate; None before it is chosen."""
+    rate = runs.rate(name)
+    if rate is None:
+        return None
+    outcomes = [found for seed in ARMS[name].seeds if (found := runs.find(name, rate, seed)) is not None]
     tests = [outcome.test for outcome in outcomes]
     valid, tokens, repeated, kl = (mean(getattr(o, n) for o in outcomes) for n in REPORTED)
     std = stdev(tests) if len(tests) > 1 else 0.0
     rest = [f"{valid:.1f}", f"{tokens:.1f}", f"{repeated:.1f}", f"{kl:.2f}"]
-    return f"| {' | '.join([arm, f'{rate:g}', f'{mean(tests):.1f} ± {std:.1f}', *rest])} |"
+    return f"| {' | '.join([name, str(len(tests)), f'{rate:g}', f'{mean(tests):.1f} ± {std:.1f}', *rest])} |"
 
 
 def main() -> None:
-    """Run the arms and write the table; finished arms are kept beside it and not run again."""
+    """Run the arms, in their order, and write the table after each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="NAME")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, each on one core")
     arguments = parser.parse_args()
-    store = ROOT / ".resume/ablations.json"
-    rows: dict[str, str] = read_json(store) if store.is_file() else {}
-    with ThreadPoolExecutor(2) as pool:
-        for arm in arguments.arms:
-            if arm in rows:
-                continue
-            first = list(pool.map(lambda rate, arm=arm: measure(arm, rate, arguments.seeds[0]), RATES))
-            best = max(range(len(RATES)), key=lambda i: first[i].valid)
-            rest = pool.map(lambda seed, arm=arm, best=best: measure(arm, RATES[best], seed), arguments.seeds[1:])
-            rows[arm] = row(arm, RATES[best], [first[best], *rest])
-            print(rows[arm], flush=True)
-            write_json(store, rows)
-    table = "\n".join([HEAD, "|---" * 7 + "|", *(rows[arm] for arm in ARMS if arm in rows)])
-    write_text(ROOT / "docs/ablations_table.md", f"{table}\n")
+    runs = Runs(ROOT / ".resume/ablations.json")
+    with ThreadPoolExecutor(arguments.workers) as pool:
+        for name in arguments.arms:
+            seeds = ARMS[name].seeds
+            list(pool.map(lambda rate, name=name: runs.make(name, rate, ARMS[name].seeds[0]), RATES))
+            rate = runs.rate(name)
+            assert rate is not None
+            list(pool.map(lambda seed, name=name, rate=rate: runs.make(name, rate, seed), seeds[1:]))
+            print(row(name, runs), flush=True)
+            lines = [HEAD, "|---" * 8 + "|", *filter(None, (row(known, runs) for known in ARMS))]
+            write_text(ROOT / "docs/ablations_table.md", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -60,8 +60,10 @@ def run(cwd: Path, module: str, *arguments: str) -> None:
         )
 
 
-def toy_run_place(place: Path, method: str, settings: dict[str, Any], seed: int = 0) -> Path:
+def toy_run_place(place: Path, method: str, settings: dict[str, Any], seed: int = 0, start: str = "init") -> Path:
     """Make `place` a folder in which one method of the toy student can be trained with other settings.
+
+    `start` names the checkpoint that stands where the method looks for `init`.
 
     Data, teacher, start and teacher responses are the working tree's own (`make repro` first); one CPU thread.
     """
@@ -72,8 +74,9 @@ def toy_run_place(place: Path, method: str, settings: dict[str, Any], seed: int 
         (place / file).write_bytes((ROOT / file).read_bytes())
     (place / "runs/tiny").mkdir(parents=True)
     (place / "runs/toy").symlink_to(ROOT / "runs/toy")
-    for start in {"base", "init"} - {method}:
-        (place / f"runs/tiny/{start}").symlink_to(ROOT / f"runs/tiny/{start}")
+    for name, source in {"base": "base", "init": start}.items():
+        if name != method:
+            (place / f"runs/tiny/{name}").symlink_to(ROOT / f"runs/tiny/{source}")
     changes = {f"recipe.students.tiny.{method}.{name}": value for name, value in settings.items()}
     edit_yaml(place / "profiles/toy.yaml", **changes, **{"hardware.threads": 1})
     edit_yaml(place / "params.yaml", seed=seed)

@@ -138,6 +138,18 @@ def test_draws_without_a_mixture_follow_the_model() -> None:
     assert [r.ids for r in scored] == [r.ids for r in alone]
 
 
+def test_draws_of_the_teacher_alone() -> None:
+    """alpha 1: the student only scores what the teacher writes."""
+    student, teacher = pair("gpt2")
+    responses = draw(student, PROMPTS * 1_500, mixture=Mixture(teacher, 1.0))
+    for counts, prompt in zip(counted(responses), PROMPTS, strict=True):
+        assert p_value(counts, distribution(student, teacher, prompt, 1.0)) > 1e-3
+        assert p_value(counts, distribution(student, teacher, prompt, 0.8)) < 1e-6
+    for response in responses[:30]:
+        torch.testing.assert_close(response.behaviour_logprobs, response.teacher_logprobs, rtol=1e-5, atol=1e-5)
+        assert (response.logprobs - response.teacher_logprobs).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("sampling", [SamplingSettings(temperature=0.7, top_p=0.8), SamplingSettings(top_k=3)])
 def test_draws_follow_truncated_sampling(sampling: SamplingSettings) -> None:
     student, teacher = pair("gpt2")

@@ -58,6 +58,7 @@ def distilled(**given: Any) -> tuple[MiniLLMRun, PreTrainedModel]:
 CASES: dict[str, dict[str, Any]] = {
     "default": {},
     "on policy": {"teacher_mix_alpha": 0.0},
+    "the teacher's samples alone": {"teacher_mix_alpha": 1.0},
     "paper": {"preset": "paper"},
     "reference": {"preset": "reference"},
     "sampled, no single step": {"rewards": "sampled", "single_step": False},

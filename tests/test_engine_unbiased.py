@@ -57,10 +57,10 @@ def minillm(**given: Any) -> MiniLLMSettings:
         "length_norm": False,
         "discount": 1.0,
         "normalise": "sequences",
-        "clip_range": 0.999,
         "single_step_weighted": True,
     }
-    return MiniLLMSettings(**{**plain, **given})
+    # Settings hold the clip below 1; a weight of the teacher's samples (alpha 1) may be far above 2.
+    return MiniLLMSettings(**{**plain, **given}).model_copy(update={"clip_range": 1e9})
 
 
 def of_response(table: Tensor) -> Tensor:
@@ -158,7 +158,7 @@ def test_sound_combinations_are_exact_without_mixing(name: str, form: str) -> No
 
 
 @pytest.mark.parametrize("name", SOUND)
-@pytest.mark.parametrize("alpha", [0.2, 0.5])
+@pytest.mark.parametrize("alpha", [0.2, 0.5, 1.0])
 def test_sound_combinations_are_exact_with_mixing_and_full_weights(name: str, alpha: float) -> None:
     assert mean_bias(minillm(**SOUND[name], teacher_mix_alpha=alpha), full_weights=True) < 1e-12
 

@@ -69,8 +69,8 @@ class MiniLLMSettings(Settings):
     """Fills in every setting below that belongs to the formula and is not written out."""
 
     # Rollouts (Algorithm 1).
-    teacher_mix_alpha: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    """Share of the teacher in the sampling distribution (Eq. 4); 0 samples from the student alone."""
+    teacher_mix_alpha: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of the teacher in the sampling distribution (Eq. 4); 0 samples from the student alone, 1 the teacher."""
     rollouts: Annotated[int, Field(ge=1)] = 256
     """Responses sampled a collection."""
     inner_epochs: Annotated[int, Field(ge=1)] = 4
