@@ -65,7 +65,8 @@ def toy_run_place(place: Path, method: str, settings: dict[str, Any], seed: int 
 
     `start` names the checkpoint that stands where the method looks for `init`.
 
-    Data, teacher, start and teacher responses are the working tree's own (`make repro` first); one CPU thread.
+    Data, teacher, start and teacher responses are the working tree's own (`make repro` first); one CPU thread. A run
+    that collapses goes on: that it does may be what is measured.
     """
     for folder in ("distill", "stages", "data", "evaluation"):
         (place / folder).symlink_to(ROOT / folder)
@@ -78,7 +79,7 @@ def toy_run_place(place: Path, method: str, settings: dict[str, Any], seed: int 
         if name != method:
             (place / f"runs/tiny/{name}").symlink_to(ROOT / f"runs/tiny/{source}")
     changes = {f"recipe.students.tiny.{method}.{name}": value for name, value in settings.items()}
-    edit_yaml(place / "profiles/toy.yaml", **changes, **{"hardware.threads": 1})
+    edit_yaml(place / "profiles/toy.yaml", **changes, **{"hardware.threads": 1, "hardware.on_collapse": "ignore"})
     edit_yaml(place / "params.yaml", seed=seed)
     return place
 

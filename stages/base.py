@@ -23,6 +23,7 @@ def main() -> None:
     from distill.models.checkpoints import RunRecord, copy_tokenizer, save_checkpoint
     from distill.models.loading import REFERENCE_FILE, initialise_model, load_model
     from distill.objectives import sft
+    from distill.runs.evidence import Evidence
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
     from distill.training.supervised import train_supervised
     from stages.experiment import read_experiment
@@ -54,16 +55,17 @@ def main() -> None:
                 epochs=1,
                 warmup_steps=pretrain.steps // 20,
             )
-            train_supervised(
-                experiment.name,
-                model,
-                examples,
-                supervised,
-                sft,
-                experiment.hardware,
-                scratch,
-                experiment.seed,
-            )
+            with Evidence(experiment.name, tokenizer):
+                train_supervised(
+                    experiment.name,
+                    model,
+                    examples,
+                    supervised,
+                    sft,
+                    experiment.hardware,
+                    scratch,
+                    experiment.seed,
+                )
         save_checkpoint(model, tokenizer, experiment.output, experiment.meta(settings))
     record.write(Path(f"{experiment.output}.run.json"))
     shutil.rmtree(Path(".resume") / experiment.name, ignore_errors=True)

@@ -6,10 +6,11 @@ python -m stages.minillm <student> <name>        name: the section of the profil
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from distill.minillm.settings import MiniLLMSettings
-from distill.project.errors import run_stage
+from distill.project.errors import DivergedError, run_stage
 from distill.project.progress import Progress
 from distill.runs.interrupt import stop_after_step
 
@@ -20,6 +21,7 @@ def main() -> None:
     from distill.minillm.plaintext import token_stream
     from distill.minillm.state import restore, store
     from distill.models.checkpoints import RunRecord, save_checkpoint
+    from distill.runs.evidence import Evidence
     from distill.runs.resume import ResumeStore
     from distill.text.examples import read_documents, read_examples
     from stages.experiment import read_experiment
@@ -41,6 +43,14 @@ def main() -> None:
         documents = read_documents(experiment.data / "corpus.parquet")
         plain_text = token_stream(tokenizer(documents)["input_ids"], eos_id)
     examples = read_examples(data[0], experiment.rows.student)
+
+    def on_collapse(fault: DivergedError) -> None:
+        if hardware.on_collapse == "stop":
+            raise fault
+        if hardware.on_collapse == "warn" and not evidence.kept:
+            print(f"warning: {fault}", file=sys.stderr)
+            evidence.keep(fault)
+
     run = MiniLLMRun(
         experiment.load(init),
         experiment.load(experiment.teacher),
@@ -49,11 +59,20 @@ def main() -> None:
         Machine(hardware.micro_batch, hardware.decode_batch),
         experiment.seed,
         experiment.validation(tokenizer),
+        on_collapse,
     )
     fingerprint = experiment.fingerprint(settings, *data, init, experiment.teacher)
     states = ResumeStore(experiment.name, fingerprint)
     restore(run, states)
-    with Progress(experiment.name, settings.max_steps, start=run.step) as progress, stop_after_step() as stop:
+
+    def save(folder: Path) -> None:
+        best = {"best_step": run.best_step, "best_valid_rouge_l": round(run.best_rouge, 4)}
+        with run.at_best():
+            save_checkpoint(run.student, tokenizer, folder, {**experiment.meta(settings), **best})
+
+    evidence = Evidence(experiment.name, tokenizer, save)
+    progress = Progress(experiment.name, settings.max_steps, start=run.step)
+    with progress, evidence, stop_after_step() as stop:
 
         def after_step(run: MiniLLMRun) -> None:
             shown = {n: v for n in ("loss", "reverse_kl", "valid_rouge_l") if (v := run.curves.last(n)) is not None}
@@ -63,8 +82,7 @@ def main() -> None:
             stop.obey()
 
         run.train(after_step)
-    best = {"best_step": run.best_step, "best_valid_rouge_l": round(run.best_rouge, 4)}
-    save_checkpoint(run.student, tokenizer, experiment.output, {**experiment.meta(settings), **best})
+    save(experiment.output)
     run.curves.write(Path(f"{experiment.output}.curves"))
     record.write(Path(f"{experiment.output}.run.json"), cost=run.ledger.summary())
     states.clear()

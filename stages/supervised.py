@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distill.models.checkpoints import RunRecord, save_checkpoint
+from distill.runs.evidence import Evidence
 from distill.text.examples import Example, read_examples
 from distill.training.settings import SupervisedSettings
 from distill.training.supervised import Objective, train_supervised
@@ -53,18 +54,19 @@ def train(
     scratch = Path(".resume") / experiment.name / experiment.fingerprint(settings, *inputs)
     model = experiment.load(base)
     examples = read_rows()
-    curves = train_supervised(
-        experiment.name,
-        model,
-        examples,
-        settings,
-        objective,
-        experiment.hardware,
-        scratch,
-        experiment.seed,
-        teacher=teacher,
-        validate=experiment.validation(tokenizer),
-    )
+    with Evidence(experiment.name, tokenizer):
+        curves = train_supervised(
+            experiment.name,
+            model,
+            examples,
+            settings,
+            objective,
+            experiment.hardware,
+            scratch,
+            experiment.seed,
+            teacher=teacher,
+            validate=experiment.validation(tokenizer),
+        )
     save_checkpoint(model, tokenizer, experiment.output, {**experiment.meta(settings), "rows": len(examples)})
     curves.write(Path(f"{experiment.output}.curves"))
     record.write(Path(f"{experiment.output}.run.json"))

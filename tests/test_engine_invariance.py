@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -25,7 +26,7 @@ from distill.minillm.rollouts import (
 )
 from distill.minillm.settings import MiniLLMSettings
 from distill.models.parts import head
-from distill.project.errors import TrainingError
+from distill.project.errors import DivergedError, TrainingError
 from tests.tiny_models import ARCHITECTURES, EOS, checksum, tiny_model
 
 PROMPTS = [[3], [1, EOS, 2], [5, 4, 3, 2, 1, 1, 2], [9, 8], [7, 7, 7, 7]]
@@ -252,8 +253,13 @@ def test_a_run_that_is_no_longer_finite_stops_before_the_update() -> None:
     run.collection.responses[0].logprobs[:] = torch.nan
     run.collection.responses[0].behaviour_logprobs[:] = torch.nan
     before = [parameter.detach().clone() for parameter in run.student.parameters()]
-    with pytest.raises(TrainingError, match=r"step 0: the loss is nan .* Lower `learning_rate`"):
+    with pytest.raises(
+        DivergedError, match=r"step 0: the loss is nan .* lower `learning_rate` \(now 0.01\)"
+    ) as stopped:
         run._update(list(range(ROLLOUTS)))
+    shown = stopped.value.rows
+    assert [row["prompt_ids"] for row in shown] == run.collection.prompts
+    assert all(math.isnan(value) for value in shown[0]["logprobs"])
     for parameter, old in zip(run.student.parameters(), before, strict=True):
         assert torch.equal(parameter, old)
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from distill.generation.validation import reference_loss
 from distill.objectives import kd, sft
-from distill.project.errors import TrainingError
+from distill.project.errors import DivergedError, TrainingError
 from distill.project.progress import Progress
 from distill.runs.curves import Curves
 from distill.runs.hardware import HardwareSettings
@@ -204,8 +204,14 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run() -> None:
     model = tiny_model()
     with torch.no_grad():
         next(model.parameters()).fill_(math.nan)
-    with pytest.raises(TrainingError, match="the loss is nan; lower `learning_rate`"):
-        trained(8, model=model)
+    with pytest.raises(DivergedError, match="the loss is nan; lower `learning_rate`") as stopped:
+        trained(4, model=model, rows=examples(8))
+    shown = stopped.value.rows
+    assert len(shown) == 4, "the micro-batch in which it happened"
+    for row in shown:
+        example = examples(8)[row["row"]]
+        assert row["input_ids"] == example.prompt_ids + example.response_ids
+        assert row["response_ids"] == example.response_ids
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_update() -> None:
@@ -214,8 +220,9 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update() -> None:
 
     model, objective = tiny_model(), types.SimpleNamespace(NEEDS_TEACHER=False, token_losses=token_losses)
     before = [parameter.detach().clone() for parameter in model.parameters()]
-    with pytest.raises(TrainingError, match="the gradient norm is nan; lower `learning_rate`"):
-        trained(8, model=model, objective=objective, settings=recipe())
+    with pytest.raises(DivergedError, match="the gradient norm is nan; lower `learning_rate`") as stopped:
+        trained(4, model=model, objective=objective, settings=recipe())
+    assert len(stopped.value.rows) == 8, "all micro-batches of the step"
     for parameter, old in zip(model.parameters(), before, strict=True):
         assert torch.equal(parameter, old)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,52 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from distill.project.errors import run_stage
 from distill.text.tokenizers import learn_bpe
-from stages import base, divergence, kd, minillm, prepare, pseudo, respond, sft
-from tests.tiny_pipeline import DELETED, PROFILE, TABLE, edit
+from stages import base, divergence, kd, minillm, pseudo, respond, sft
+from tests.tiny_pipeline import DELETED, MINI, SMALL, edit, in_folder
 
-MINI = Path("profiles/mini.yaml")
-SMALL = "recipe.students.small"
-
-Stage = Callable[..., None]
-
-
-def in_folder(folder: Path) -> Stage:
-    """A function that runs a stage's `main` there, as `python -m stages.<file> <arguments>` would."""
-
-    def run(main: Callable[[], None], *arguments: str) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folder)
-            patch.setattr(sys, "argv", ["stage", *arguments])
-            run_stage(main)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small pipeline up to the bases of teacher and student, and an `init` that is the student's base."""
-    root = tmp_path_factory.mktemp("prepared")
-    (root / "profiles").mkdir()
-    (root / "distill/world").mkdir(parents=True)
-    (root / MINI).write_text(PROFILE)
-    table = {**TABLE, "seed": 0, "evaluation": {"seeds": [10], "sampling": {"temperature": 1.0}}}
-    del table["evaluation.seeds"]
-    (root / "params.yaml").write_text(json.dumps(table))
-    run = in_folder(root)
-    run(prepare.main, "mini")
-    run(base.main, "mini")
-    run(base.main, "small")
-    for folder in ("mini/teacher", "small/init"):
-        shutil.copytree(root / "runs" / folder.split("/")[0] / "base", root / "runs" / folder)
-    return root
-
-
-@pytest.fixture
-def project(prepared: Path, tmp_path: Path) -> Path:
-    """A copy that a test may break."""
-    return Path(shutil.copytree(prepared, tmp_path / "project"))
+pytest_plugins = ["tests.stage_fixtures"]
 
 
 @pytest.fixture

@@ -12,11 +12,14 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+
+from distill.project.errors import run_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,6 +70,8 @@ recipe:
       single_step: {learning_rate: 1e-3, rollouts: 16, minibatch: 8, max_steps: 6, policy_gradient: false}
 hardware: {threads: 1, micro_batch: 32, decode_batch: 8, save_every: 1}
 """
+MINI = Path("profiles/mini.yaml")
+SMALL = "recipe.students.small"
 
 
 def make(root: Path) -> Path:
@@ -193,3 +198,18 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
             commit(making, "Its results")
             making.rename(root)
     return root
+
+
+Stage = Callable[..., None]
+
+
+def in_folder(folder: Path) -> Stage:
+    """A function that runs a stage's `main` there, as `python -m stages.<file> <arguments>` would."""
+
+    def run(main: Callable[[], None], *arguments: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.setattr(sys, "argv", ["stage", *arguments])
+            run_stage(main)
+
+    return run

@@ -12,7 +12,9 @@ is keyed by (seed, purpose, step, example), so that a stopped run goes on to the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from distill.minillm import collapse
 from distill.minillm.ledger import CostLedger
 from distill.minillm.losses import METRICS, packed_loss
 from distill.minillm.plaintext import draw_sequences, plaintext_loss
@@ -33,7 +36,7 @@ from distill.minillm.rollouts import (
 )
 from distill.minillm.schedule import learning_rate
 from distill.models.parts import head, require_plain_head, shared_vocabulary
-from distill.project.errors import TrainingError
+from distill.project.errors import DivergedError, TrainingError
 from distill.project.randomness import permutation
 from distill.runs.curves import Curves
 
@@ -77,8 +80,10 @@ class MiniLLMRun:
         machine: Machine,
         seed: int,
         validate: Validate,
+        on_collapse: collapse.OnCollapse = collapse.stop,
     ) -> None:
-        """`validate` scores the student; its `rouge_l` chooses the checkpoint that is kept.
+        """`validate` scores the student; its `rouge_l` chooses the checkpoint that is kept. `on_collapse` is
+        called with each collection that shows the student collapsed, and may raise.
 
         Raises: ModelError when one of the models cannot be taken as backbone and head; TrainingError when
         there is nothing to train on.
@@ -92,7 +97,7 @@ class MiniLLMRun:
         # No dropout in the student: the ratio must be 1 before the first update.
         self.student, self.teacher = student.eval(), teacher.eval().requires_grad_(False)
         self.task, self.settings, self.machine, self.seed = task, settings, machine, seed
-        self.validate = validate
+        self.validate, self.on_collapse = validate, on_collapse
         self.vocabulary = shared_vocabulary(student, teacher)
         self.optimiser = torch.optim.AdamW(
             student.parameters(),
@@ -122,6 +127,16 @@ class MiniLLMRun:
                 after_step(self)
         self.student.load_state_dict(self.best_weights, strict=False)
 
+    @contextmanager
+    def at_best(self) -> Iterator[None]:
+        """Inside, the student has its best weights so far; afterwards those it had."""
+        now = {name: parameter.detach().clone() for name, parameter in self.student.named_parameters()}
+        self.student.load_state_dict(self.best_weights, strict=False)
+        try:
+            yield
+        finally:
+            self.student.load_state_dict(now, strict=False)
+
     def _collect(self) -> None:
         number = self.step // self.settings.steps_per_collection
         with self.ledger.timed("collect"):
@@ -150,6 +165,9 @@ class MiniLLMRun:
             (batch,) = self._micro_batches(list(few), size=len(few))
             require_agreement(self.student, self.teacher, batch, self.vocabulary)
         self.curves.add(self.step, **self.collection.metrics())
+        symptom = collapse.symptom(self.curves, self.settings.steps_per_collection)
+        if symptom is not None:
+            self.on_collapse(self._diverged(symptom, range(self.settings.rollouts)))
 
     def _minibatch(self) -> list[int]:
         """The rollouts of this step: a slice of this inner epoch's permutation. A pure function of the step."""
@@ -188,7 +206,7 @@ class MiniLLMRun:
                 )
             plain = self._plaintext() if settings.lm_coef else None
             norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), settings.max_grad_norm)
-            self._require_finite(float(totals[0]), float(norm))
+            self._require_finite(float(totals[0]), float(norm), chosen)
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
         values = dict(zip(("loss", *METRICS), totals.tolist(), strict=True))
@@ -206,12 +224,16 @@ class MiniLLMRun:
         (settings.lm_coef * loss).backward()
         return float(loss.detach())
 
-    def _require_finite(self, loss: float, norm: float) -> None:
-        if not (torch.tensor([loss, norm]).isfinite().all()):
-            raise TrainingError(
-                f"step {self.step}: the loss is {loss} and the gradient norm {norm}; the student diverged. "
-                f"Lower `learning_rate` (now {self.settings.learning_rate}) or raise `warmup_steps`"
-            )
+    def _require_finite(self, loss: float, norm: float, chosen: Sequence[int]) -> None:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._diverged(f"the loss is {loss} and the gradient norm {norm}", chosen)
+
+    def _diverged(self, symptom: str, chosen: Sequence[int]) -> DivergedError:
+        assert self.collection is not None
+        return DivergedError(
+            f"step {self.step}: {symptom}; {collapse.remedy(self.settings)}",
+            collapse.rows(self.collection, chosen),
+        )
 
     def _validate(self) -> None:
         with self.ledger.timed("validate"):

@@ -12,10 +12,11 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 EXIT_FULL_DISK = 1
 EXIT_BAD_INPUT = 2
@@ -42,6 +43,15 @@ class ModelError(DistillError):
 
 class TrainingError(DistillError):
     """Training cannot go on: nothing to train on, or the numbers are no longer finite."""
+
+
+class DivergedError(TrainingError):
+    """The numbers are no longer finite, or the student collapsed; `rows` is the batch at hand, JSON-like."""
+
+    def __init__(self, message: str, rows: Sequence[dict[str, Any]] = ()) -> None:
+        """`message` ends with the fix."""
+        super().__init__(message)
+        self.rows = rows
 
 
 class Terminated(BaseException):

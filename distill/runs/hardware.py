@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -22,3 +22,6 @@ class HardwareSettings(Settings):
     """Keep the teacher's hidden states of all training rows in memory instead of running it every epoch."""
     save_every: Annotated[int, Field(ge=1)] = 200
     """Optimiser steps between two stored states of an unfinished run."""
+    on_collapse: Literal["stop", "warn", "ignore"] = "stop"
+    """When MiniLLM's reverse KL explodes or its answers or entropy collapse (`distill/minillm/collapse.py`). What a
+    run comes to is the same where it comes to anything; a loss or gradient that is not finite always stops it."""

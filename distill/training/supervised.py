@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import PrinterCallback
 
 from distill.models.parts import backbone, head, precise, shared_vocabulary
-from distill.project.errors import TrainingError
+from distill.project.errors import DivergedError, TrainingError
 from distill.project.progress import Progress
 from distill.runs.curves import Curves
 from distill.runs.hardware import HardwareSettings
@@ -108,6 +109,8 @@ class SupervisedTrainer(Trainer):
         self.objective: Objective = objective
         self.validate, self.seed = validate, seed
         self.vocabulary = shared_vocabulary(model, teacher.teacher) if teacher else None
+        # The micro-batches of one optimiser step, to be shown when its gradient is not finite.
+        self.recent: deque[dict[str, Tensor]] = deque(maxlen=arguments.gradient_accumulation_steps)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         assert isinstance(self.train_dataset, ExampleDataset)
@@ -139,20 +142,22 @@ class SupervisedTrainer(Trainer):
         losses = self.objective.token_losses(self.settings, precise(logits), teacher_logits, labels[kept])
         # The count is over all processes, and their gradients are averaged: so multiply by their number (trap 3).
         loss = losses.sum() / count * self.accelerator.num_processes
-        self._require_finite("loss", float(loss.detach()))
+        self.recent.append(inputs)
+        self._require_finite("loss", float(loss.detach()), [inputs])
         return (loss, {}) if return_outputs else loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         # Called between backward and update: one update with it would leave no weight finite.
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
-        self._require_finite("gradient norm", float(norm))
+        self._require_finite("gradient norm", float(norm), self.recent)
         return norm
 
-    def _require_finite(self, name: str, value: float) -> None:
+    def _require_finite(self, name: str, value: float, batches: Iterable[dict[str, Tensor]]) -> None:
         if not math.isfinite(value):
-            raise TrainingError(
+            raise DivergedError(
                 f"step {self.state.global_step}: the {name} is {value}; lower `learning_rate` "
-                f"(now {self.settings.learning_rate}) or raise `warmup_steps`"
+                f"(now {self.settings.learning_rate}) or raise `warmup_steps`",
+                _written_out(batches),
             )
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -179,6 +184,17 @@ def response_logits(model: PreTrainedModel, input_ids: Tensor, kept: Tensor) -> 
     hidden = backbone(model)(input_ids=input_ids, use_cache=False).last_hidden_state[:, :-1]
     logits: Tensor = head(model)(hidden[kept])
     return logits
+
+
+def _written_out(batches: Iterable[dict[str, Tensor]]) -> list[dict[str, Any]]:
+    """Collated batches as JSON-like rows: where each stands in the file, its tokens, and those it is trained on."""
+    found = []
+    for batch in batches:
+        columns = (batch[name].tolist() for name in ("rows", "input_ids", "attention_mask", "labels"))
+        for row, ids, mask, labels in zip(*columns, strict=True):
+            response = [label for label in labels if label != IGNORED]
+            found.append({"row": row, "input_ids": ids[: sum(mask)], "response_ids": response})
+    return found
 
 
 class _Watch(TrainerCallback):
