@@ -58,6 +58,13 @@ def test_symptoms_by_hand() -> None:
     assert judged(entropy=(1.0, 1.0, 0.04, 0.029, 0.01, 9.0)) is None
 
 
+def test_judging_leaves_the_curves_as_they_were() -> None:
+    found = Curves()
+    found.add(0, reverse_kl=1.0, response_tokens=20.0)
+    assert collapse.symptom(found, 2) is None
+    assert list(found.points) == ["reverse_kl", "response_tokens"]
+
+
 @pytest.mark.parametrize("place", range(1, 5))
 def test_less_than_three_in_a_row_is_no_collapse(place: int) -> None:
     kl = [1.2] * 6

@@ -85,7 +85,7 @@ def rows(collection: Collection, chosen: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def _values(curves: Curves, name: str) -> list[float]:
-    return [value for _, value in curves.points[name]]
+    return [value for _, value in curves.points.get(name, [])]
 
 
 def _entropies(curves: Curves, steps_per_collection: int) -> list[float]:
