@@ -1,7 +1,8 @@
 """The paper's ablations on the toy profile (its Table 4 and Figure 16), and the differences to the authors' code.
 
 Each arm is MiniLLM with a few settings changed and half the shipped number of steps. Its learning rate is chosen by
-validation Rouge-L on the first seed, then it is trained with further rollout seeds from the same teacher and start.
+validation Rouge-L on the first seed, from a grid that is climbed until both neighbours of the best are worse; then it
+is trained with further rollout seeds from the same teacher and start.
 
     make ablations, or python -m benchmarks.ablations [--arms NAME ...] [--workers 2]
 
@@ -22,7 +23,7 @@ from typing import Any
 from benchmarks.workspace import ROOT, curve, run, toy_run_place
 from distill.project.files import read_json, write_json, write_text
 
-RATES = (1e-3, 2e-3, 4e-3)
+RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 STEPS = {"max_steps": 240, "evaluate_every": 48}
 REPORTED = ("valid", "tokens", "repeated", "reverse_kl")
 HEAD = "| arm | runs | lr | test Rouge-L | valid | answer tokens | repeated 4-grams % | reverse KL |"
@@ -119,11 +120,23 @@ class Runs:
                 write_json(self.path, {key: asdict(value) for key, value in self.outcomes.items()})
         return found
 
-    def rate(self, name: str) -> float | None:
-        """The learning rate with the best validation Rouge-L on the first seed; None before all were tried."""
-        tried = {rate: self.find(name, rate, ARMS[name].seeds[0]) for rate in RATES}
-        known = {rate: outcome.valid for rate, outcome in tried.items() if outcome is not None}
-        return max(known, key=lambda rate: known[rate]) if len(known) == len(RATES) else None
+    def best_rate(self, name: str) -> float | None:
+        """The learning rate with the best validation Rouge-L on the first seed; None while it is not known."""
+        tried = self._tried(name)
+        return max(tried, key=lambda rate: tried[rate]) if tried and not self.missing_rates(name) else None
+
+    def missing_rates(self, name: str) -> list[float]:
+        """What is still to be tried: two rates in the middle of the grid, then the neighbours of the best so far."""
+        tried = self._tried(name)
+        wanted = set(RATES[2:4])
+        if wanted <= set(tried):
+            place = RATES.index(max(tried, key=lambda rate: tried[rate]))
+            wanted = set(RATES[max(0, place - 1) : place + 2])
+        return sorted(wanted - set(tried))
+
+    def _tried(self, name: str) -> dict[float, float]:
+        seed = ARMS[name].seeds[0]
+        return {rate: found.valid for rate in RATES if (found := self.find(name, rate, seed)) is not None}
 
     @staticmethod
     def _key(name: str, rate: float, seed: int) -> str:
@@ -132,7 +145,7 @@ class Runs:
 
 def row(name: str, runs: Runs) -> str | None:
     """One line of the table, of the runs with the chosen rate; None before it is chosen."""
-    rate = runs.rate(name)
+    rate = runs.best_rate(name)
     if rate is None:
         return None
     outcomes = [found for seed in ARMS[name].seeds if (found := runs.find(name, rate, seed)) is not None]
@@ -153,8 +166,9 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.workers) as pool:
         for name in arguments.arms:
             seeds = ARMS[name].seeds
-            list(pool.map(lambda rate, name=name: runs.make(name, rate, ARMS[name].seeds[0]), RATES))
-            rate = runs.rate(name)
+            while missing := runs.missing_rates(name):
+                list(pool.map(lambda rate, name=name: runs.make(name, rate, ARMS[name].seeds[0]), missing))
+            rate = runs.best_rate(name)
             assert rate is not None
             list(pool.map(lambda seed, name=name, rate=rate: runs.make(name, rate, seed), seeds[1:]))
             print(row(name, runs), flush=True)

@@ -22,7 +22,8 @@ from tests.tiny_models import ARCHITECTURES, EOS, tiny_model
 VOCABULARY, LONGEST = 6, 3
 # Of different lengths, so that two are left-padded beside the third; pad is eos, which one of them also holds.
 PROMPTS = [[3], [1, EOS, 2], [5, 4, 3, 2, 1, 1, 2]]
-DRAWS = 8_400  # of each prompt, for each architecture
+DRAWS = 8_400  # of each prompt, for each architecture: 100,800 in all
+MANY = 34_000  # the same by the slow test: 102,000 for each architecture
 
 
 @cache
@@ -119,11 +120,12 @@ def counted(responses: list[Response]) -> list[Counter[tuple[int, ...]]]:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_draws_follow_the_mixture(architecture: str) -> None:
+@pytest.mark.parametrize("draws", [DRAWS, pytest.param(MANY, marks=pytest.mark.slow)])
+def test_draws_follow_the_mixture(architecture: str, draws: int) -> None:
     student, teacher = pair(architecture)
-    drawn = counted(draw(student, PROMPTS * DRAWS, mixture=Mixture(teacher, 0.3)))
+    drawn = counted(draw(student, PROMPTS * draws, mixture=Mixture(teacher, 0.3)))
     for counts, prompt in zip(drawn, PROMPTS, strict=True):
-        assert sum(counts.values()) == DRAWS
+        assert sum(counts.values()) == draws
         assert p_value(counts, distribution(student, teacher, prompt, 0.3)) > 1e-3
         # The test is sharp: a tenth more or less of the teacher would not pass.
         assert p_value(counts, distribution(student, teacher, prompt, 0.4)) < 1e-6
@@ -136,6 +138,22 @@ def test_draws_without_a_mixture_follow_the_model() -> None:
         assert p_value(counts, distribution(student, teacher, prompt, 0.0)) > 1e-3
     scored = draw(student, PROMPTS * 1_500, mixture=Mixture(teacher, 0.0))
     assert [r.ids for r in scored] == [r.ids for r in alone]
+
+
+def test_exact_divergences_are_what_estimators_of_them_come_to() -> None:
+    """k1 = -r and k3 = e^r - 1 - r with r = log p - log q: each has the mean KL(q || p) given the prefix."""
+    q, p = torch.tensor([0.75, 0.25]), torch.tensor([0.5, 0.5])
+    r = (p / q).log()
+    exact = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    assert float(q @ -r) == pytest.approx(exact) and float(q @ (r.exp() - 1 - r)) == pytest.approx(exact)
+    student, teacher = pair("gpt2")
+    responses = draw(student, PROMPTS * 1_500, mixture=Mixture(teacher, 0.0))
+    kl = torch.cat([response.kl for response in responses]).double()
+    r = torch.cat([response.teacher_logprobs - response.logprobs for response in responses]).double()
+    for estimates in (-r, r.exp() - 1 - r):
+        error = estimates - kl
+        assert abs(error.mean()) < 4 * error.std() / len(error) ** 0.5
+        assert error.std() / len(error) ** 0.5 < 0.02 * kl.mean(), "the test is sharp"
 
 
 def test_draws_of_the_teacher_alone() -> None:

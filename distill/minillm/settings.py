@@ -162,6 +162,11 @@ class MiniLLMSettings(Settings):
                 "expected rewards with `return_from: current` carry no gradient of the own token; without "
                 "`single_step` that part would be lost: turn `single_step` on or use `rewards: sampled`"
             )
+        if self.policy_gradient and self.return_from == "next" and not self.single_step:
+            raise ValueError(
+                "`return_from: next` leaves the own reward r_t to the single step; without `single_step` it would be "
+                "lost: turn `single_step` on or use `return_from: current`"
+            )
         if self.baseline == "closed_form" and (self.rewards, self.return_from) != ("sampled", "current"):
             raise ValueError("`baseline: closed_form` needs `rewards: sampled` and `return_from: current`")
         return self
