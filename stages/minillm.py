@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from distill.minillm.settings import MiniLLMSettings
 from distill.project.errors import run_stage
@@ -66,7 +67,10 @@ def main() -> None:
     best = {"best_step": run.best_step, "best_valid_rouge_l": round(run.best_rouge, 4)}
     save_checkpoint(run.student, tokenizer, experiment.output, {**experiment.meta(settings), **best})
     run.curves.write(Path(f"{experiment.output}.curves"))
-    record.write(Path(f"{experiment.output}.run.json"), cost=run.ledger.summary())
+    # The process's own marks begin anew with each phase; the ledger knows the highest.
+    peaks: dict[str, Any] = run.ledger.memory.highest()
+    record.write(Path(f"{experiment.output}.run.json"), **peaks, cost=run.ledger.summary())
+    print("\n".join(run.ledger.lines()))
     states.clear()
 
 
