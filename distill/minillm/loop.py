@@ -146,7 +146,7 @@ class MiniLLMRun:
             teacher_forward=0 if mixed else tokens,
         )
         if number == 0:
-            few = range(min(8, self.settings.rollouts))
+            few = range(min(4, self.settings.rollouts))
             (batch,) = self._micro_batches(list(few), size=len(few))
             with self.ledger.timed("check"):
                 require_agreement(self.student, self.teacher, batch, self.vocabulary)
