@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from distill.runs.memory import PeakMemory
+from distill.minillm.memory import PeakMemory
 
 
 class Meter:
@@ -21,7 +21,7 @@ class Meter:
         self.memory = PeakMemory()
         # What loading took for a moment is not the measured work's.
         self.memory.restart()
-        self.held = psutil.Process().memory_info().rss / 2**20
+        self.held: float = psutil.Process().memory_info().rss / 2**20
         self.began = time.process_time()
 
     def cpu_seconds(self) -> float:

@@ -55,7 +55,7 @@ def test_our_decode_draws_as_generate_does() -> None:
 
 
 def test_responses_of_the_workload_are_a_third_of_the_limit_long() -> None:
-    work = replace(SMALL, response_tokens=40, rollouts=400)
+    work = replace(SMALL, vocabulary=1000, response_tokens=40, rollouts=400)
     lengths = [len(response) for response in ours(work.models()[0], work.prompts(), 40, 0)]
     assert sum(lengths) / len(lengths) == pytest.approx(40 / 3, rel=0.15)
 

@@ -10,8 +10,8 @@ import torch
 
 from distill.minillm.ledger import PASSES, CostLedger
 from distill.minillm.loop import Machine, MiniLLMRun, Task
+from distill.minillm.memory import PeakMemory
 from distill.minillm.settings import MiniLLMSettings
-from distill.runs.memory import PeakMemory
 from tests.tiny_models import EOS, checksum, tiny_model
 
 PROMPTS = [[3], [1, EOS, 2], [5, 4, 3, 2, 1, 1, 2], [9, 8]]

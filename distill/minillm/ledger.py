@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from distill.runs.memory import PeakMemory
+from distill.minillm.memory import PeakMemory
 
 PASSES = ("student_decode", "teacher_decode", "student_forward", "student_backward", "teacher_forward")
 _COLUMNS = ("phase", "seconds", "CPU s", "tokens", "tokens/s", "fill", "rows", "peak MiB")

@@ -28,7 +28,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats()
 
     def peaks(self) -> dict[str, float]:
-        """Marks since the last restart: `peak_rss_mib` of resident memory and, where a GPU is in use, `peak_cuda_mib`."""
+        """Marks since the last restart: `peak_rss_mib`, resident memory, and where a GPU is in use `peak_cuda_mib`."""
         found = {"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
         if torch.cuda.is_initialized():
             found["peak_cuda_mib"] = torch.cuda.max_memory_allocated() / 2**20
