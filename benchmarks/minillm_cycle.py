@@ -1,91 +1,142 @@
-"""What a MiniLLM cycle (rollouts and updates) costs beside a straightforward one with the reference's pass structure.
+"""What a MiniLLM cycle (rollouts and updates) costs beside a straightforward one, its bare passes, and TRL.
 
     python -m benchmarks.minillm_cycle [--repeats 3]
 
-Both run the same workload (benchmarks/cycle_workload.py) with the same model code, one thread, in fresh processes that
-take turns. CPU seconds are the medians; memory is the peak above what the process held once the models were loaded.
+All on one workload (benchmarks/cycle_workload.py), on one thread, in fresh processes that take turns: ours, the
+baseline with the reference's pass structure (benchmarks/reference_cycle.py), TRL's on-policy distillation trainer where
+it is installed, and decoding alone against transformers' `generate`. CPU seconds are medians; memory is the peak above
+what the process held once the models were loaded.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
-import os
-import resource
-import subprocess
-import sys
-import time
 from statistics import median
 from typing import Any
 
-import psutil
+from benchmarks.fresh_process import Meter, in_fresh_process
 
-SIDES = ("ours", "reference")
+# Sequences a forward and backward pass of ours: activations of more outgrow a CPU's caches and allocator.
+MICRO_BATCH, DECODE_BATCH = 4, 64
 
 
-def measure(side: str) -> dict[str, Any]:
+def measure(side: str, rollouts: int, response_tokens: int, bare: bool) -> dict[str, Any]:
     """One cycle in this process: CPU seconds, peak memory above the models' own in MiB, and the losses."""
     import torch
 
+    from benchmarks.bare_passes import bare_seconds
     from benchmarks.cycle_workload import END, Workload
     from benchmarks.reference_cycle import ReferenceCycle
     from distill.minillm.loop import Machine, MiniLLMRun, Task
 
     torch.set_num_threads(1)
-    work = Workload()
+    work = Workload(rollouts=rollouts, response_tokens=response_tokens)
     (student, teacher), prompts = work.models(), work.prompts()
-    before, began = psutil.Process().memory_info().rss / 2**20, time.process_time()
-    found: dict[str, Any] = {}
+    meter = Meter()
     if side == "reference":
         cycle = ReferenceCycle(student, teacher, prompts, work.settings(), work.response_tokens, END, work.seed)
-        found["losses"] = cycle.train()
-    else:
-        task = Task(prompts, work.response_tokens, END)
-        machine = Machine(micro_batch=8, decode_batch=64)
-        run = MiniLLMRun(student, teacher, task, work.settings(), machine, work.seed, lambda _: {"rouge_l": 0.0})
-        run.train()
-        found["losses"] = [value for _, value in run.curves.points["loss"]]
-        found["cost"] = run.ledger.summary()
-    found["cpu_seconds"] = time.process_time() - began
-    found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
-    return found
+        losses = cycle.train()
+        whole, collect = meter.cpu_seconds(), cycle.collect_seconds
+        return _found(whole, collect, len(losses), meter.peak_mib()) | {"losses": losses}
+    task, machine = Task(prompts, work.response_tokens, END), Machine(MICRO_BATCH, DECODE_BATCH)
+    run = MiniLLMRun(student, teacher, task, work.settings(), machine, work.seed, lambda _: {"rouge_l": 0.0})
+    run.train()
+    whole, cost = meter.cpu_seconds(), run.ledger.summary()
+    peak = meter.peak_mib(run.ledger.memory.highest()["peak_rss_mib"])
+    found = _found(whole, whole - cost["update"]["cpu_seconds"], run.step, peak)
+    found |= {"losses": [value for _, value in run.curves.points["loss"]], "cost": cost, "ledger": run.ledger.lines()}
+    return found | ({"bare": bare_seconds(run)} if bare else {})
 
 
-def in_fresh_process(side: str) -> dict[str, Any]:
-    """`measure` in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.minillm_cycle", "--side", side]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def _found(whole: float, collect: float, steps: int, peak: float) -> dict[str, Any]:
+    update = whole - collect
+    return {"collect": collect, "update": update, "cycle": whole, "step": update / steps, "peak_mib": peak}
+
+
+def table(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Medians of every side, and the ratios to ours with their range over the repeats, as Markdown."""
+    names = ("collect", "update", "step", "cycle", "peak_mib")
+    middle = {side: {n: median(run[n] for run in found) for n in names} for side, found in runs.items()}
+    lines = ["| | collection, CPU s | updates, CPU s | an update | whole cycle, CPU s | peak MiB above the models |"]
+    lines.append("|---|---|---|---|---|---|")
+    for side, m in middle.items():
+        shown = f"{m['collect']:.1f} | {m['update']:.1f} | {m['step']:.2f} | {m['cycle']:.1f} | {m['peak_mib']:.0f}"
+        lines.append(f"| {side} | {shown} |")
+    for side in runs.keys() - {"ours"}:
+        shown = " | ".join(f"{middle[side][n] / middle['ours'][n]:.1f}×" for n in names)
+        lines.append(f"| {side} / ours | {shown} |")
+    return lines
+
+
+def verdicts(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What is claimed of our cycle, each in a line with its number."""
+    ours, reference = runs["ours"], runs["reference"]
+    ratios = [b["cycle"] / a["cycle"] for a, b in zip(ours, reference, strict=True)]
+    overheads = [run["cycle"] / sum(run["bare"].values()) for run in ours]
+    bare = {phase: median(run["bare"][phase] for run in ours) for phase in ("collect", "update")}
+    gap = max(abs(a - b) for a, b in zip(ours[0]["losses"], reference[0]["losses"], strict=True))
+    passes = ours[0]["cost"]["passes_per_rollout_token"]
+    return [
+        f"CPU time, reference / ours: {median(ratios):.1f}× ({min(ratios):.1f}–{max(ratios):.1f})",
+        f"peak memory above the models, ours / reference: "
+        f"{median(run['peak_mib'] for run in ours) / median(run['peak_mib'] for run in reference):.2f}",
+        f"cycle / its bare passes: {median(overheads):.2f} ({min(overheads):.2f}–{max(overheads):.2f}); "
+        f"bare: decode {bare['collect']:.1f}, forward and backward {bare['update']:.1f} CPU s",
+        f"largest difference between the losses of the two: {gap:.2g} (ours are kept to 6 digits)",
+        f"passes a rollout token: {', '.join(f'{name} {value:g}' for name, value in passes.items())}",
+    ]
+
+
+def decode_table(decodes: list[dict[str, dict[str, float]]]) -> list[str]:
+    """Decoding alone (alpha 0), ours against `generate`, as Markdown; their draws differ, so costs are by the token."""
+    lines = [
+        "| decode alone | ours, CPU ms a response token | `generate` | ratio | tokens drawn |",
+        "|---|---|---|---|---|",
+    ]
+    for model in ("student", "teacher"):
+        cost, tokens = {}, {}
+        for side in ("ours", "generate"):
+            found = [decode[f"{side}, {model}"] for decode in decodes]
+            tokens[side] = sum(run["tokens"] for run in found)
+            cost[side] = 1000 * sum(run["cpu_seconds"] for run in found) / tokens[side]
+        drawn = f"{tokens['ours']:.0f} and {tokens['generate']:.0f}"
+        ratio = cost["generate"] / cost["ours"]
+        lines.append(f"| {model} | {cost['ours']:.2f} | {cost['generate']:.2f} | {ratio:.1f}× | {drawn} |")
+    return lines
 
 
 def main() -> None:
     """Take turns, then print medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--side", choices=SIDES, help="measure one cycle in this process and print it as JSON")
+    parser.add_argument("--side", choices=("ours", "reference"), help="measure in this process and print JSON")
+    parser.add_argument("--rollouts", type=int, default=64, help="with --side")
+    parser.add_argument("--response-tokens", type=int, default=128, help="with --side: the limit")
+    parser.add_argument("--bare", action="store_true", help="with --side ours: its bare passes too")
     arguments = parser.parse_args()
     if arguments.side:
-        print(json.dumps(measure(arguments.side)))
+        print(json.dumps(measure(arguments.side, arguments.rollouts, arguments.response_tokens, arguments.bare)))
         return
-    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    commands = {
+        "ours": ("benchmarks.minillm_cycle", "--side", "ours", "--bare"),
+        "reference": ("benchmarks.minillm_cycle", "--side", "reference"),
+    }
+    if importlib.util.find_spec("trl"):
+        commands["TRL"] = ("benchmarks.trl_cycle",)
+    else:
+        print("TRL is not installed and left out; `pip install '.[bench]' -c constraints.txt` brings it")
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in commands}
+    decodes: list[dict[str, dict[str, float]]] = []
     for number in range(arguments.repeats):
-        for side in SIDES:
-            runs[side].append(in_fresh_process(side))
+        for side, command in commands.items():
+            runs[side].append(in_fresh_process(*command))
             shown = runs[side][-1]
-            print(f"{number + 1} {side}: {shown['cpu_seconds']:.1f} CPU s, {shown['peak_mib']:.0f} MiB")
-    print("\n| | CPU s a cycle | peak MiB above the models |\n|---|---|---|")
-    middle = {s: {n: median(r[n] for r in runs[s]) for n in ("cpu_seconds", "peak_mib")} for s in SIDES}
-    for side in SIDES:
-        print(f"| {side} | {middle[side]['cpu_seconds']:.1f} | {middle[side]['peak_mib']:.0f} |")
-    ratios = {n: middle["reference"][n] / middle["ours"][n] for n in ("cpu_seconds", "peak_mib")}
-    print(f"| ratio | {ratios['cpu_seconds']:.1f} x | {ratios['peak_mib']:.1f} x |")
-    gap = max(abs(a - b) for a, b in zip(runs["ours"][0]["losses"], runs["reference"][0]["losses"], strict=True))
-    print(f"\nlargest difference between the losses of the two: {gap:.2g}")
-    print(f"passes a rollout token, ours: {runs['ours'][0]['cost']['passes_per_rollout_token']}")
+            print(f"{number + 1} {side}: {shown['cycle']:.1f} CPU s, {shown['peak_mib']:.0f} MiB", flush=True)
+        decodes.append(in_fresh_process("benchmarks.evaluation_decode", str(number)))
+    print("", *table(runs), "", *verdicts(runs), sep="\n")
+    print("", *decode_table(decodes), "", "The cost ledger of our first cycle:", *runs["ours"][0]["ledger"], sep="\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ Shapes: B batch, P prompt, T response limit, V vocabulary.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -118,13 +119,15 @@ class ReferenceCycle:
         self.optimiser = torch.optim.AdamW(
             student.parameters(), lr=0.0, betas=settings.betas, eps=1e-8, weight_decay=settings.weight_decay
         )
-        self.logged_kl = 0.0
+        self.logged_kl, self.collect_seconds = 0.0, 0.0
 
     def train(self) -> list[float]:
         """Collect and update until `max_steps`; the loss of every step."""
         settings, losses = self.settings, list[float]()
         for number in range(settings.max_steps // settings.steps_per_collection):
+            began = time.process_time()
             store = self.collect(number)
+            self.collect_seconds += time.process_time() - began
             for epoch in range(settings.inner_epochs):
                 order = torch.tensor(permutation(settings.rollouts, self.seed, "inner epoch", number, epoch))
                 for rows in order.split(settings.minibatch):

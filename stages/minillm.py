@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from distill.minillm.settings import MiniLLMSettings
 from distill.project.errors import DivergedError, run_stage
@@ -84,7 +85,10 @@ def main() -> None:
         run.train(after_step)
     save(experiment.output)
     run.curves.write(Path(f"{experiment.output}.curves"))
-    record.write(Path(f"{experiment.output}.run.json"), cost=run.ledger.summary())
+    # The process's own marks begin anew with each phase; the ledger knows the highest.
+    peaks: dict[str, Any] = run.ledger.memory.highest()
+    record.write(Path(f"{experiment.output}.run.json"), **peaks, cost=run.ledger.summary())
+    print("\n".join(run.ledger.lines()))
     states.clear()
 
 

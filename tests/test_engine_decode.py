@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -238,7 +239,7 @@ def test_numbers_that_are_none_are_noticed() -> None:
     batch = first_rollouts(student, teacher)
     broken = Packed(**{**vars(batch.packed), "old_logprobs": batch.packed.old_logprobs * math.nan})
     with pytest.raises(TrainingError, match="differ by nan"):
-        require_agreement(student, teacher, MicroBatch(batch.ids, batch.positions, broken), 11)
+        require_agreement(student, teacher, replace(batch, packed=broken), 11)
 
 
 def test_half_precision_agrees_within_its_stated_tolerance() -> None:

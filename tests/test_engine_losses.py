@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from distill.minillm.losses import METRICS, Packed, packed_loss, policy_loss, ratio, token_losses
+from distill.minillm.losses import METRICS, Packed, _TokenStatistics, packed_loss, policy_loss, ratio, token_losses
 from distill.minillm.plaintext import draw_sequences, plaintext_loss, token_stream
 from distill.minillm.schedule import learning_rate
 from distill.minillm.settings import MiniLLMSettings
@@ -65,6 +65,24 @@ def test_clipped_objective_by_hand(
         loss = policy_loss(point, torch.tensor([advantage], dtype=F64), 0.2, form)
         (found,) = torch.autograd.grad(loss.sum(), point)
         assert [float(loss.detach()), float(found)] == pytest.approx([value, slope]), form
+
+
+def test_the_written_out_gradient_is_that_of_finite_differences() -> None:
+    draw = torch.Generator().manual_seed(0)
+    mine, theirs = (3 * torch.randn(6, 7, generator=draw, dtype=F64) for _ in range(2))
+    tokens = torch.randint(7, (6,), generator=draw)
+    logp = theirs.log_softmax(-1)
+
+    def statistics(logits: Tensor) -> tuple[Tensor, ...]:
+        found = _TokenStatistics.apply(logits, theirs, tokens)  # type: ignore[no-untyped-call]
+        return cast("tuple[Tensor, ...]", found)
+
+    logq = mine.log_softmax(-1)
+    logprobs, kl, entropy = statistics(mine)
+    torch.testing.assert_close(logprobs, logq[range(6), tokens])
+    torch.testing.assert_close(kl, nn.functional.kl_div(logp, logq, log_target=True, reduction="none").sum(-1))
+    torch.testing.assert_close(entropy, torch.distributions.Categorical(logits=mine).entropy())
+    assert torch.autograd.gradcheck(lambda logits: statistics(logits)[:2], (mine.requires_grad_(),))
 
 
 def test_ratio_is_against_what_the_token_was_drawn_from() -> None:

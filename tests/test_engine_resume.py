@@ -21,6 +21,7 @@ from tests.tiny_models import EOS, checksum, tiny_model
 
 PROMPTS = [[3], [1, EOS, 2], [5, 4, 3, 2, 1, 1, 2], [9, 8], [7, 7, 7, 7]]
 STEPS = 10
+MEASURED = {"seconds", "cpu_seconds", "peak_rss_mib"}
 
 
 class KilledError(Exception):
@@ -79,7 +80,7 @@ def assert_same(run: MiniLLMRun, whole: MiniLLMRun) -> None:
     whole.curves.write(Path("other"))
     assert sha256_tree(Path("mine")) == sha256_tree(Path("other"))
     for phase, entries in whole.ledger.state().items():
-        counts = {name: amount for name, amount in entries.items() if name != "seconds"}
+        counts = {name: amount for name, amount in entries.items() if name not in MEASURED}
         assert {name: run.ledger.phases[phase][name] for name in counts} == counts
 
 

@@ -90,6 +90,12 @@ def restrict(logits: Tensor, sampling: SamplingSettings | None) -> Tensor:
     return logits
 
 
+def similar_lengths(prompts: Sequence[Sequence[int]], size: int) -> list[list[int]]:
+    """The prompts' indices in batches of at most `size`, shortest first: how `sample_responses` decodes them."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
 @torch.no_grad()
 def sample_responses(
     model: PreTrainedModel,
@@ -112,14 +118,12 @@ def sample_responses(
     only one of the models has; `keep` says whose last hidden states to keep; `on_batch` is told how many responses
     each batch finished.
     """
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     responses: dict[int, Response] = {}
     was_training = model.training
     model.eval()
     if mixture is not None:
         mixture.teacher.eval()
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    for chosen in similar_lengths(prompts, batch_size):
         draws = uniforms([keys[i] for i in chosen], max_new_tokens).to(model.device)
         batch = _Batch(model, [prompts[i] for i in chosen], draws, eos_id, sampling, mixture, vocabulary, keep)
         responses.update(zip(chosen, batch.run(), strict=True))

@@ -151,19 +151,21 @@ class MiniLLMRun:
                 eos_id=self.task.eos_id,
                 batch_size=self.machine.decode_batch,
             )
-        tokens = sum(len(r.ids) for r in self.collection.responses)
-        mixed = self.settings.teacher_mix_alpha > 0
+        counts = self.collection.decode_counts(self.machine.decode_batch)
+        tokens, mixed = counts["tokens"], self.settings.teacher_mix_alpha > 0
         self.ledger.count(
             "collect",
-            tokens=tokens,
+            **counts,
             student_decode=tokens,
             teacher_decode=tokens if mixed else 0,
             teacher_forward=0 if mixed else tokens,
         )
         if number == 0:
-            few = range(min(8, self.settings.rollouts))
+            few = range(min(4, self.settings.rollouts))
             (batch,) = self._micro_batches(list(few), size=len(few))
-            require_agreement(self.student, self.teacher, batch, self.vocabulary)
+            with self.ledger.timed("check"):
+                require_agreement(self.student, self.teacher, batch, self.vocabulary)
+            self.ledger.count("check", tokens=len(batch.packed.tokens), positions=batch.real, padded=batch.ids.numel())
         self.curves.add(self.step, **self.collection.metrics())
         symptom = collapse.symptom(self.curves, self.settings.steps_per_collection)
         if symptom is not None:
@@ -200,11 +202,13 @@ class MiniLLMRun:
                 self.ledger.count(
                     "update",
                     tokens=tokens,
+                    positions=batch.real,
                     padded=batch.ids.numel(),
                     student_forward=tokens,
                     student_backward=2 * tokens,
                 )
-            plain = self._plaintext() if settings.lm_coef else None
+        plain = self._plaintext() if settings.lm_coef else None
+        with self.ledger.timed("update"):
             norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), settings.max_grad_norm)
             self._require_finite(float(totals[0]), float(norm), chosen)
             self.optimiser.step()
@@ -220,9 +224,11 @@ class MiniLLMRun:
         settings, stream = self.settings, self.task.plain_text
         assert stream is not None  # checked when the run was made
         ids = draw_sequences(stream, settings.lm_batch, settings.lm_length, self.seed, self.step)
-        loss = plaintext_loss(self.student, self.teacher, ids.to(self.student.device), settings)
-        (settings.lm_coef * loss).backward()
-        return float(loss.detach())
+        self.ledger.count("plain_text", tokens=ids.numel())
+        with self.ledger.timed("plain_text"):
+            loss = plaintext_loss(self.student, self.teacher, ids.to(self.student.device), settings)
+            (settings.lm_coef * loss).backward()
+            return float(loss.detach())
 
     def _require_finite(self, loss: float, norm: float, chosen: Sequence[int]) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distill.generation.decode import Mixture, Response, sample_responses
+from distill.generation.decode import Mixture, Response, sample_responses, similar_lengths
 from distill.minillm.losses import Packed
 from distill.minillm.returns import advantages, whitened
 from distill.models.parts import backbone, head, precise, shared_vocabulary
@@ -46,6 +46,19 @@ class Collection:
             "response_tokens": tokens / len(self.responses),
             "truncated": sum(r.truncated for r in self.responses) / len(self.responses),
         }
+
+    def decode_counts(self, batch_size: int) -> dict[str, int]:
+        """What decoding it in batches of `batch_size` took of one model: `tokens` drawn, real `positions` fed (the last
+        token of a response is not), all positions with the prompts' padding (`padded`), and rows times steps (`slots`).
+        """
+        tokens = sum(len(r.ids) for r in self.responses)
+        padding, slots = 0, 0
+        for chosen in similar_lengths(self.prompts, batch_size):
+            widest = max(len(self.prompts[i]) for i in chosen)
+            padding += sum(widest - len(self.prompts[i]) for i in chosen)
+            slots += len(chosen) * max(len(self.responses[i].ids) for i in chosen)
+        positions = sum(map(len, self.prompts)) + tokens - len(self.responses)
+        return {"tokens": tokens, "positions": positions, "padded": positions + padding, "slots": slots}
 
 
 def prompt_stream(count: int, seed: int, start: int, length: int) -> list[int]:
@@ -141,6 +154,8 @@ class MicroBatch:
     positions: Tensor
     """Flat indices [N] of the positions that predict the packed tokens."""
     packed: Packed
+    real: int
+    """How many of the B * (P+T) positions are no padding."""
 
 
 def micro_batches(
@@ -181,7 +196,8 @@ def _pack(
         weights=torch.full_like(old_logprobs, weight),
         teacher_hidden=torch.cat([r.teacher_hidden for r in responses]).to(device),
     )
-    return MicroBatch(ids.to(device), positions.to(device), packed)
+    real = sum(map(len, prompts)) + len(old_logprobs) - len(members)
+    return MicroBatch(ids.to(device), positions.to(device), packed, real)
 
 
 def right_pad(prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
