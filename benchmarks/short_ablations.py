@@ -55,7 +55,12 @@ def measure(name: str) -> str:
     eos = int(str(tokenizer.eos_token_id))
     rows = [example.prompt_ids for example in read_examples(data / "train.parquet", ROWS)]
     plain = token_stream(tokenizer(read_documents(data / "corpus.parquet"))["input_ids"], eos)
-    schedule: dict[str, Any] = {"max_steps": STEPS, "evaluate_every": STEPS // 2, "warmup_steps": 10, "schedule": "cosine"}
+    schedule: dict[str, Any] = {
+        "max_steps": STEPS,
+        "evaluate_every": STEPS // 2,
+        "warmup_steps": 10,
+        "schedule": "cosine",
+    }
     settings = MiniLLMSettings(**schedule, learning_rate=RATE, **arm.settings)
     faults: list[str] = []
     own: list[float] = []
