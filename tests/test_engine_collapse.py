@@ -52,6 +52,9 @@ def test_symptoms_by_hand() -> None:
     assert judged(length=short) == "the responses collapsed, from 20 to 4.9 tokens"
     assert judged(length=short, kl=(1.2, 1.2, 1.2, 1.3, 1.3, 1.3)) is not None
     assert judged(length=short, kl=(1.2, 1.2, 1.2, 0.9, 0.9, 0.9)) is None, "it learned to end its responses"
+    half = (20.0, 20.0, 20.0, 11.9, 9.0, 11.0)
+    assert judged(length=half, kl=(1.2, 1.2, 1.2, 1.5, 1.5, 1.5)) == "the responses collapsed, from 20 to 11 tokens"
+    assert judged(length=half, kl=(1.2, 1.2, 1.2, 1.4, 1.4, 1.4)) is None, "hardly farther from the teacher"
     # Entropies are of the five collections before the newest.
     frozen = judged(entropy=(1.0, 1.0, 0.02, 0.029, 0.01, 9.0))
     assert frozen == "the student's entropy collapsed, from 1 to 0.01 nats a token"
