@@ -9,6 +9,7 @@ READY := $(VENV)/.complete
 TORCH := torch==2.13.0
 PYTEST_WORKERS ?= 2
 REV ?= HEAD~1
+STUDENT ?= tiny
 
 # .venv first, so that DVC's stages, torchrun and ninja are ours without activating anything.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -21,10 +22,10 @@ export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test check compare bench ablations serve rebuild
+.PHONY: help setup repro test check doctor chat compare compare-paper bench ablations serve rebuild
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
 
 setup: $(READY) ## create .venv with the pinned versions (the others do it by themselves)
 
@@ -45,6 +46,12 @@ check: $(READY) ## ruff, mypy --strict, layout tests, every profile
 
 compare: $(READY) ## what changed since a commit: make compare REV=HEAD~1
 	@python -m stages.compare $(REV)
+
+compare-paper: $(READY) ## results/ beside the paper's Table 1, with a verdict for each cell
+	@python -m stages.compare_paper
+
+chat: $(READY) ## type a prompt, see teacher and students answer: make chat STUDENT=tiny
+	@python -m stages.chat $(STUDENT)
 
 bench: $(READY) ## measure a MiniLLM cycle against its baselines
 	@python -m benchmarks.minillm_cycle
