@@ -27,6 +27,7 @@ from distill.project.progress import Progress
 from distill.runs.curves import Curves
 from distill.runs.hardware import HardwareSettings
 from distill.runs.interrupt import StopRequest, stop_after_step
+from distill.runs.trackers import callbacks
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
 from distill.training.batches import ExampleDataset, KeyedSampler
@@ -90,7 +91,7 @@ class SupervisedTrainer(Trainer):
         objective: Objective,
         teacher: TeacherSignal | None,
         validate: Validate | None,
-        watch: _Watch,
+        watch: Sequence[TrainerCallback],
         seed: int,
     ) -> None:
         """See `train_supervised`, which is the way in."""
@@ -101,7 +102,7 @@ class SupervisedTrainer(Trainer):
             train_dataset=dataset,
             eval_dataset=dataset,  # never read: `evaluate` below is ours
             data_collator=collate,
-            callbacks=[watch],
+            callbacks=list(watch),
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # the loss below divides by the global token count itself
@@ -243,7 +244,7 @@ def train_supervised(
     last = newest_checkpoint(scratch)
     start = int(last.name.rpartition("-")[2]) if last else 0
     with Progress(name, steps_an_epoch * settings.epochs, start=start) as progress, stop_after_step() as stop:
-        watch = _Watch(progress, stop, hardware.save_every)
+        watch = [_Watch(progress, stop, hardware.save_every), *callbacks(hardware.report_to, name)]
         trainer = SupervisedTrainer(model, arguments, examples, settings, objective, signal, validate, watch, seed)
         # Trained through the module's own call, so that wrappers (DDP, DeepSpeed) see the forward they expect.
         model.forward = partial(response_logits, model)
