@@ -9,7 +9,6 @@ READY := $(VENV)/.complete
 TORCH := torch==2.13.0
 PYTEST_WORKERS ?= 2
 REV ?= HEAD~1
-STUDENT ?= tiny
 
 # .venv first, so that DVC's stages, torchrun and ninja are ours without activating anything.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -31,6 +30,7 @@ setup: $(READY) ## create .venv with the pinned versions (the others do it by th
 
 repro: $(READY) ## rebuild what is out of date, from data to the results table
 	@python -m stages.check
+	@python -m stages.doctor --quick
 	@python -m tasks.side_by_side
 	@python -m stages.show
 
@@ -43,6 +43,9 @@ check: $(READY) ## ruff, mypy --strict, layout tests, every profile
 	@mypy
 	@pytest -q tests/test_layout.py
 	@python -m stages.check --all
+
+doctor: $(READY) ## what would fail, with the fix; memory and time of each stage: make doctor STUDENT=tiny
+	@python -m stages.doctor $(STUDENT)
 
 compare: $(READY) ## what changed since a commit: make compare REV=HEAD~1
 	@python -m stages.compare $(REV)
@@ -63,6 +66,7 @@ serve: $(READY) ## Prefect server, schedule and worker on this machine
 	@python -m flows.serve
 
 rebuild: $(READY) ## as repro, in parallel, under Prefect
+	@python -m stages.doctor --quick
 	@python -m flows.rebuild
 
 $(READY): pyproject.toml constraints.txt

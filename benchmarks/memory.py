@@ -108,15 +108,10 @@ def measure(name: str) -> dict[str, float]:
     rows = _rows(run)
     if run.loss == "minillm":
         assert teacher is not None
-        settings = MiniLLMSettings(
-            learning_rate=1e-4,
-            max_steps=_STEPS,
-            rollouts=run.rollouts,
-            minibatch=run.batch,
-            lm_coef=float(run.plain_text[0] > 0),
-            lm_batch=max(1, run.plain_text[0]),
-            lm_length=max(2, run.plain_text[1]),
-        )
+        chosen = {"learning_rate": 1e-4, "max_steps": _STEPS, "rollouts": run.rollouts, "minibatch": run.batch}
+        if run.plain_text[0]:
+            chosen |= {"lm_coef": 1.0, "lm_batch": run.plain_text[0], "lm_length": run.plain_text[1]}
+        settings = MiniLLMSettings.model_validate(chosen)
         stream = torch.randint(_VOCABULARY - 1, (10_000,))
         task = Task([row.prompt_ids for row in rows], run.response, _VOCABULARY - 1, stream)
         machine = Machine(place.micro_batch, place.decode_batch)

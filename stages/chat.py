@@ -30,12 +30,13 @@ _NARROWEST = 36
 def main() -> None:
     """Read questions until there are none left."""
     parser = argparse.ArgumentParser(prog="python -m stages.chat", description=__doc__.splitlines()[0])
-    parser.add_argument("student")
+    parser.add_argument("student", nargs="?", help="of params.yaml (its first)")
     parser.add_argument("--models", nargs="+", help="of the teacher and the methods, those to ask (all that are built)")
     parser.add_argument("--temperature", type=float, help="in place of the evaluation's")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other answers")
     arguments = parser.parse_args()
     table = read_table()
+    arguments.student = arguments.student or next(iter(table.students))
     if arguments.student not in table.students:
         known = ", ".join(table.students)
         raise SettingsError(f"`{arguments.student}` is no student of {PARAMS}; use one of: {known}")

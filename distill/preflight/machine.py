@@ -53,7 +53,7 @@ class Machine:
 
 
 def read_machine(root: Path) -> Machine:
-    """This machine, and the disk that `root` lies on."""
+    """What this machine has, and the disk that `root` lies on."""
     memory = psutil.virtual_memory()
     limit, used = _cgroup("memory.max"), _cgroup("memory.current")
     total = min(memory.total, limit or memory.total)

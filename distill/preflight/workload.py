@@ -1,4 +1,4 @@
-"""What the stages of one row will do: optimiser steps, tokens, operations. Counted from settings and the data's audit."""
+"""What the stages of one row will do, counted from settings and the data's audit: steps, tokens, operations."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def read_lengths(data: Path, prompt: PromptSettings, expected_rows: int | None) 
     """From the audit that preparation left in `data`, else the limits of the prompt settings and `expected_rows`."""
     path = data / "report.json"
     if not path.is_file():
-        limits = prompt.max_prompt_tokens, prompt.max_response_tokens
-        return Lengths(expected_rows, None, *map(float, limits), *limits, known=False)
+        longest, answer = prompt.max_prompt_tokens, prompt.max_response_tokens
+        return Lengths(expected_rows, None, float(longest), float(answer), longest, answer, known=False)
     splits: Mapping[str, Any] = read_json(path)["splits"]
     train, valid = splits["train"], splits.get("valid", {})
     prompts, responses = train["prompt_tokens"], train["response_tokens"]

@@ -91,7 +91,7 @@ class SupervisedTrainer(Trainer):
         objective: Objective,
         teacher: TeacherSignal | None,
         validate: Validate | None,
-        watch: Sequence[TrainerCallback],
+        watch: _Watch,
         seed: int,
     ) -> None:
         """See `train_supervised`, which is the way in."""
@@ -102,7 +102,7 @@ class SupervisedTrainer(Trainer):
             train_dataset=dataset,
             eval_dataset=dataset,  # never read: `evaluate` below is ours
             data_collator=collate,
-            callbacks=list(watch),
+            callbacks=[watch],
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # the loss below divides by the global token count itself
@@ -244,8 +244,10 @@ def train_supervised(
     last = newest_checkpoint(scratch)
     start = int(last.name.rpartition("-")[2]) if last else 0
     with Progress(name, steps_an_epoch * settings.epochs, start=start) as progress, stop_after_step() as stop:
-        watch = [_Watch(progress, stop, hardware.save_every), *callbacks(hardware.report_to, name)]
+        watch = _Watch(progress, stop, hardware.save_every)
         trainer = SupervisedTrainer(model, arguments, examples, settings, objective, signal, validate, watch, seed)
+        for tracker in callbacks(hardware.report_to, name):
+            trainer.add_callback(tracker)
         # Trained through the module's own call, so that wrappers (DDP, DeepSpeed) see the forward they expect.
         model.forward = partial(response_logits, model)
         try:
