@@ -21,15 +21,16 @@ export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test check compare bench ablations serve rebuild
+.PHONY: help setup repro test check doctor chat compare compare-paper bench ablations serve rebuild
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
 
 setup: $(READY) ## create .venv with the pinned versions (the others do it by themselves)
 
 repro: $(READY) ## rebuild what is out of date, from data to the results table
 	@python -m stages.check
+	@python -m stages.doctor --quick
 	@python -m tasks.side_by_side
 	@python -m stages.show
 
@@ -43,8 +44,17 @@ check: $(READY) ## ruff, mypy --strict, layout tests, every profile
 	@pytest -q tests/test_layout.py
 	@python -m stages.check --all
 
+doctor: $(READY) ## what would fail, with the fix; memory and time of each stage: make doctor STUDENT=tiny
+	@python -m stages.doctor $(STUDENT)
+
 compare: $(READY) ## what changed since a commit: make compare REV=HEAD~1
 	@python -m stages.compare $(REV)
+
+compare-paper: $(READY) ## results/ beside the paper's Table 1, with a verdict for each cell
+	@python -m stages.compare_paper
+
+chat: $(READY) ## type a prompt, see teacher and students answer: make chat STUDENT=tiny
+	@python -m stages.chat $(STUDENT)
 
 bench: $(READY) ## measure a MiniLLM cycle against its baselines
 	@python -m benchmarks.minillm_cycle
@@ -56,6 +66,7 @@ serve: $(READY) ## Prefect server, schedule and worker on this machine
 	@python -m flows.serve
 
 rebuild: $(READY) ## as repro, in parallel, under Prefect
+	@python -m stages.doctor --quick
 	@python -m flows.rebuild
 
 $(READY): pyproject.toml constraints.txt

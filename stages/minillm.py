@@ -24,6 +24,7 @@ def main() -> None:
     from distill.models.checkpoints import RunRecord, save_checkpoint
     from distill.runs.evidence import Evidence
     from distill.runs.resume import ResumeStore
+    from distill.runs.trackers import Trackers
     from distill.text.examples import read_documents, read_examples
     from stages.experiment import read_experiment
 
@@ -72,17 +73,20 @@ def main() -> None:
             save_checkpoint(run.student, tokenizer, folder, {**experiment.meta(settings), **best})
 
     evidence = Evidence(experiment.name, tokenizer, save)
+    trackers = Trackers(hardware.report_to, experiment.name, settings.model_dump(mode="json"), run.curves)
     progress = Progress(experiment.name, settings.max_steps, start=run.step)
     with progress, evidence, stop_after_step() as stop:
 
         def after_step(run: MiniLLMRun) -> None:
             shown = {n: v for n in ("loss", "reverse_kl", "valid_rouge_l") if (v := run.curves.last(n)) is not None}
             progress.advance(1, **shown)
+            trackers.report(run.curves)
             if stop or run.step % hardware.save_every == 0:
                 store(run, states)
             stop.obey()
 
         run.train(after_step)
+    trackers.end()
     save(experiment.output)
     run.curves.write(Path(f"{experiment.output}.curves"))
     # The process's own marks begin anew with each phase; the ledger knows the highest.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from distill.project.settings import Settings
 
@@ -25,3 +26,14 @@ class HardwareSettings(Settings):
     on_collapse: Literal["stop", "warn", "ignore"] = "stop"
     """When MiniLLM's reverse KL explodes or its answers or entropy collapse (`distill/minillm/collapse.py`). What a
     run comes to is the same where it comes to anything; a loss or gradient that is not finite always stops it."""
+    report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Trackers that show a run's curves while it is under way (docs/trackers.md); DVC keeps the curves anyway."""
+
+    @field_validator("report_to")
+    @classmethod
+    def _installed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if find_spec(name) is None:
+                wanted = "-e '.[trackers]' -c constraints.txt" if name == "tensorboard" else name
+                raise ValueError(f"`{name}` is not installed here; run `.venv/bin/pip install {wanted}` or leave it out")
+        return names

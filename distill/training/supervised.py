@@ -27,6 +27,7 @@ from distill.project.progress import Progress
 from distill.runs.curves import Curves
 from distill.runs.hardware import HardwareSettings
 from distill.runs.interrupt import StopRequest, stop_after_step
+from distill.runs.trackers import callbacks
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
 from distill.training.batches import ExampleDataset, KeyedSampler
@@ -245,6 +246,8 @@ def train_supervised(
     with Progress(name, steps_an_epoch * settings.epochs, start=start) as progress, stop_after_step() as stop:
         watch = _Watch(progress, stop, hardware.save_every)
         trainer = SupervisedTrainer(model, arguments, examples, settings, objective, signal, validate, watch, seed)
+        for tracker in callbacks(hardware.report_to, name):
+            trainer.add_callback(tracker)
         # Trained through the module's own call, so that wrappers (DDP, DeepSpeed) see the forward they expect.
         model.forward = partial(response_logits, model)
         try:

@@ -1,0 +1,103 @@
+"""Where a model will come from, judged without loading it: its shape, and whether its files are here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from distill.models.settings import ModelSettings
+from distill.preflight.findings import Finding
+from distill.preflight.shapes import Shape, known_shape, shape_of
+from distill.project.references import Reference
+
+_SECONDS = 5.0
+_HUB = "https://huggingface.co"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of a model before it is loaded."""
+
+    name: str
+    shape: Shape | None
+    where: Literal["fresh", "here", "hub", "missing"]
+    """Made here, on this disk, to be fetched, or a folder that is not there."""
+
+
+def origin_of(settings: ModelSettings, vocabulary: int, environment: Mapping[str, str]) -> Origin:
+    """The origin that a profile's model section names; `vocabulary` is that of the family's tokenizer."""
+    if settings.init is not None:
+        return Origin("fresh", shape_of({"vocab_size": vocabulary, **settings.init}), "fresh")
+    assert settings.source is not None  # the settings hold exactly one of the two
+    return reference_origin(settings.source, environment)
+
+
+def reference_origin(reference: Reference, environment: Mapping[str, str]) -> Origin:
+    """The origin of a folder or a hub id."""
+    folder = snapshot(reference, environment)
+    if folder is not None and (folder / "config.json").is_file():
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        whole = any(folder.glob("*.safetensors"))
+        return Origin(str(reference), shape_of(config), "here" if whole else "hub" if reference.hub else "missing")
+    if reference.path is not None:
+        return Origin(str(reference), None, "missing")
+    return Origin(str(reference), known_shape(reference.name), "hub")
+
+
+def snapshot(reference: Reference, environment: Mapping[str, str]) -> Path | None:
+    """The folder that holds a reference's files: its own, or the one in the hub's cache; None where there is none."""
+    if reference.path is not None:
+        return Path(reference.path)
+    home = Path(environment.get("HF_HOME") or Path.home() / ".cache/huggingface")
+    cache = Path(environment.get("HF_HUB_CACHE") or home / "hub")
+    folder = cache / f"models--{reference.name.replace('/', '--')}"
+    named = folder / "refs" / str(reference.revision)
+    commit = named.read_text().strip() if named.is_file() else str(reference.revision)
+    found = folder / "snapshots" / commit
+    return found if found.is_dir() else None
+
+
+def vocabulary_size(folder: Path, otherwise: int) -> int:
+    """How many tokens a saved tokenizer has; `otherwise` where there is none yet."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return otherwise
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    ids = [int(token["id"]) for token in content.get("added_tokens", [])]
+    return max(len(content["model"]["vocab"]), *(number + 1 for number in ids), 0)
+
+
+def origin_findings(origins: Mapping[str, Origin], environment: Mapping[str, str], ask: bool) -> list[Finding]:
+    """Whether every model (role → origin) can be had; the hub is asked, for five seconds, only when `ask` says so."""
+    found = [
+        Finding("stop", role, f"{origin.name} holds no model (config.json, *.safetensors); correct the path")
+        for role, origin in origins.items()
+        if origin.where == "missing"
+    ]
+    unknown = [role for role, origin in origins.items() if origin.shape is not None and not origin.shape.exact]
+    found += [Finding("ok", role, "an architecture unknown to the estimates, taken for LLaMA's") for role in unknown]
+    wanted = sorted({origin.name for origin in origins.values() if origin.where == "hub"})
+    if not wanted:
+        return [*found, Finding("ok", "hub", "nothing to fetch")]
+    names = ", ".join(wanted)
+    if environment.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        fix = "unset HF_HUB_OFFLINE, or put the files into the hub's cache"
+        return [*found, Finding("warn", "hub", f"offline, and not in its cache: {names}; {fix}")]
+    if not ask:
+        return [*found, Finding("ok", "hub", f"to be fetched: {names}")]
+    if _answers(environment.get("HF_ENDPOINT") or _HUB):
+        return [*found, Finding("ok", "hub", f"within reach; to be fetched: {names}")]
+    text = f"out of reach, and not in its cache: {names}; go online, or fetch them elsewhere and copy the cache"
+    return [*found, Finding("warn", "hub", text)]
+
+
+def _answers(url: str) -> bool:
+    from httpx import HTTPError, head
+
+    try:
+        return not head(url, timeout=_SECONDS, follow_redirects=True).is_server_error
+    except HTTPError:
+        return False

@@ -1,0 +1,146 @@
+"""The shape of a causal language model, from its config.json alone: how many parameters, activations and operations.
+
+No torch and no weights: so a model can be judged before it is fetched. Exact for GPT-2, OPT, LLaMA and Qwen2 (held by
+tests against the models themselves); another architecture is taken for LLaMA's, and said to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill.project.settings import read_yaml
+
+KNOWN = Path(__file__).with_name("known_shapes.yaml")
+
+_FAMILIES = ("gpt2", "opt", "llama", "qwen2")
+# transformers' own defaults, where a config leaves a value out.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257},
+    "opt": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "ffn_dim": 3072}
+    | {"max_position_embeddings": 2048, "vocab_size": 50272},
+    "llama": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008}
+    | {"max_position_embeddings": 2048, "vocab_size": 32000},
+    "qwen2": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32}
+    | {"intermediate_size": 22016, "max_position_embeddings": 32768, "vocab_size": 151936},
+}
+# Dropout on the residual stream, attention dropout: transformers' defaults.
+_DROPOUT = {"gpt2": (0.1, 0.1), "opt": (0.1, 0.0)}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder-only transformer."""
+
+    kind: str
+    """gpt2, opt, llama or qwen2; anything else counts as llama."""
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    ffn: int
+    vocabulary: int
+    positions: int
+    """Longest sequence."""
+    tied: bool
+    """The output head is the embedding."""
+    dropout: bool = False
+    """Masks of dropout are kept in training."""
+    attention_dropout: bool = False
+    slow_gelu: bool = False
+    """GPT-2's own GELU, written out in four operations that each keep their result."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether the architecture is one of those that are known."""
+        return self.kind in _FAMILIES
+
+    @property
+    def embedding(self) -> int:
+        """Parameters of the embedding, and of the head where it is its own."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All parameters."""
+        return self.embedding * (1 if self.tied else 2) + self._positions + self.layers * self._layer + self._last
+
+    @property
+    def _positions(self) -> int:
+        return {"gpt2": self.positions, "opt": self.positions + 2}.get(self.kind, 0) * self.hidden
+
+    @property
+    def _last(self) -> int:
+        return self.hidden * (2 if self.kind in ("gpt2", "opt") else 1)
+
+    @property
+    def _layer(self) -> int:
+        d, f = self.hidden, self.ffn
+        if self.kind in ("gpt2", "opt"):
+            return 4 * (d * d + d) + 2 * d * f + f + d + 4 * d
+        queries, keys = self.heads * self.head_width, self.kv_heads * self.head_width
+        biases = queries + 2 * keys if self.kind == "qwen2" else 0
+        return 2 * d * queries + 2 * d * keys + biases + 3 * d * f + 2 * d
+
+    @property
+    def layer_activations(self) -> int:
+        """Numbers that one layer keeps for the backward pass, a token, without dropout.
+
+        Layer norm keeps its input, RMS norm as transformers writes it its input twice; attention keeps queries, keys,
+        values and output, never the scores (scaled_dot_product_attention).
+        """
+        d, f = self.hidden, self.ffn
+        queries, keys = self.heads * self.head_width, self.kv_heads * self.head_width
+        if self.kind == "gpt2":
+            return 8 * d + (5 if self.slow_gelu else 2) * f
+        if self.kind == "opt":
+            return 8 * d + f
+        return 6 * d + 2 * queries + 2 * keys + 4 * f
+
+    @property
+    def cache(self) -> int:
+        """Numbers of a key-value cache, a token."""
+        return 2 * self.layers * self.kv_heads * self.head_width
+
+    def forward_operations(self, context: float = 0.0, head: bool = True) -> float:
+        """Floating point operations of a forward pass, a token: two a weight used, and attention over `context`."""
+        body = self.layers * (2 * self._layer + 4 * context * self.heads * self.head_width)
+        return body + (2 * self.embedding if head else 0)
+
+
+def shape_of(config: Mapping[str, Any]) -> Shape:
+    """The shape that a config.json, or a profile's `model.init`, describes."""
+    kind = str(config.get("model_type", "llama"))
+    given = {**_DEFAULTS.get(kind, _DEFAULTS["llama"]), **{k: v for k, v in config.items() if v is not None}}
+    hidden = int(given["n_embd"] if kind == "gpt2" else given["hidden_size"])
+    heads = int(given["n_head"] if kind == "gpt2" else given["num_attention_heads"])
+    ffn = {"gpt2": given.get("n_inner") or 4 * hidden, "opt": given.get("ffn_dim")}.get(kind) or given.get(
+        "intermediate_size", 4 * hidden
+    )
+    rates = _DROPOUT.get(kind, (0.0, 0.0))
+    names = ("resid_pdrop", "attn_pdrop") if kind == "gpt2" else ("dropout", "attention_dropout")
+    residual, attention = (float(given.get(name, rate)) for name, rate in zip(names, rates, strict=True))
+    return Shape(
+        kind=kind,
+        hidden=hidden,
+        layers=int(given["n_layer"] if kind == "gpt2" else given["num_hidden_layers"]),
+        heads=heads,
+        kv_heads=int(given.get("num_key_value_heads") or heads),
+        head_width=int(given.get("head_dim") or hidden // heads),
+        ffn=int(ffn),
+        vocabulary=int(given["vocab_size"]),
+        positions=int(given["n_positions"] if kind == "gpt2" else given["max_position_embeddings"]),
+        tied=bool(given.get("tie_word_embeddings", kind in ("gpt2", "opt"))),
+        dropout=residual > 0,
+        attention_dropout=attention > 0,
+        slow_gelu=kind == "gpt2" and given.get("activation_function", "gelu_new") == "gelu_new",
+    )
+
+
+def known_shape(hub: str) -> Shape | None:
+    """The shape of a hub model that the shipped profiles name, None for another."""
+    config = read_yaml(KNOWN)["models"].get(hub)
+    return None if config is None else shape_of(config)

@@ -1,0 +1,127 @@
+"""What the stages of one row will do, counted from settings and the data's audit: steps, tokens, operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill.minillm.settings import MiniLLMSettings
+from distill.preflight.shapes import Shape
+from distill.project.files import read_json
+from distill.text.settings import PromptSettings
+from distill.training.settings import SupervisedSettings
+
+# A backward pass costs twice a forward pass.
+_TRAINED = 3
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The prepared data, or what the settings allow while there are none."""
+
+    rows: int | None
+    """Training rows; None while nobody knows."""
+    valid: int | None
+    prompt: float
+    """Mean tokens of a prompt."""
+    response: float
+    longest_prompt: int
+    longest_response: int
+    known: bool
+    """Read from prepared data."""
+
+
+def read_lengths(data: Path, prompt: PromptSettings, expected_rows: int | None) -> Lengths:
+    """From the audit that preparation left in `data`, else the limits of the prompt settings and `expected_rows`."""
+    path = data / "report.json"
+    if not path.is_file():
+        longest, answer = prompt.max_prompt_tokens, prompt.max_response_tokens
+        return Lengths(expected_rows, None, float(longest), float(answer), longest, answer, known=False)
+    splits: Mapping[str, Any] = read_json(path)["splits"]
+    train, valid = splits["train"], splits.get("valid", {})
+    prompts, responses = train["prompt_tokens"], train["response_tokens"]
+    return Lengths(
+        train["kept"],
+        valid.get("kept"),
+        prompts["mean"],
+        responses["mean"],
+        max(prompts["max"], valid.get("prompt_tokens", prompts)["max"]),
+        max(responses["max"], valid.get("response_tokens", responses)["max"]),
+        known=True,
+    )
+
+
+@dataclass(frozen=True)
+class Work:
+    """One stage."""
+
+    steps: int
+    """Optimiser steps."""
+    trained: float
+    """Tokens that pass forward and backward."""
+    generated: float
+    """Tokens sampled, one at a time."""
+    operations: float
+    """Floating point operations of the passes over whole sequences."""
+    decoding: float
+    """The same of sampling, which runs at another speed."""
+
+
+def supervised_work(
+    settings: SupervisedSettings, rows: int, lengths: Lengths, student: Shape, teacher: Shape | None, cached: bool
+) -> Work:
+    """An SFT, KD or SeqKD stage on `rows` rows; a `cached` teacher reads each row once, another every epoch."""
+    length = lengths.prompt + lengths.response
+    steps = -(-rows // settings.batch_size) * settings.epochs
+    trained, answers = float(rows * settings.epochs) * length, float(rows * settings.epochs) * lengths.response
+    operations = _TRAINED * (_body(student, length) * trained + 2 * student.embedding * answers)
+    if teacher is not None:
+        operations += _body(teacher, length) * (rows * length if cached else trained) + 2 * teacher.embedding * answers
+    checks = settings.epochs // settings.evaluate_every
+    return _with_validation(Work(steps, trained, 0.0, operations, 0.0), checks, lengths, student)
+
+
+def minillm_work(settings: MiniLLMSettings, lengths: Lengths, student: Shape, teacher: Shape) -> Work:
+    """Algorithm 1: rollouts of both models, updates of the student, plain text."""
+    length = lengths.prompt + lengths.response
+    collections = -(-settings.max_steps // settings.steps_per_collection)
+    generated = collections * settings.rollouts * lengths.response
+    decoding = sum(s.forward_operations(length / 2) for s in (student, teacher)) * generated
+    decoding += sum(_body(s, length) for s in (student, teacher)) * collections * settings.rollouts * lengths.prompt
+    sequences = settings.max_steps * settings.minibatch
+    plain = settings.max_steps * settings.lm_batch * settings.lm_length if settings.lm_coef else 0
+    operations = _TRAINED * (_body(student, length) * sequences * length)
+    operations += 2 * (_TRAINED * student.embedding + teacher.embedding) * sequences * lengths.response
+    operations += _TRAINED * student.forward_operations(settings.lm_length) * plain
+    if settings.lm_kd_ratio:
+        operations += teacher.forward_operations(settings.lm_length) * plain
+    done = Work(settings.max_steps, sequences * length + plain, generated, operations, decoding)
+    return _with_validation(done, 1 + settings.max_steps // settings.evaluate_every, lengths, student)
+
+
+def sampling_work(responses: float, lengths: Lengths, shape: Shape) -> Work:
+    """A stage that only samples `responses` responses."""
+    generated = responses * lengths.response
+    decoding = shape.forward_operations(lengths.prompt + lengths.response / 2) * generated
+    return Work(0, 0.0, generated, 0.0, decoding + _body(shape, lengths.prompt) * responses * lengths.prompt)
+
+
+def _body(shape: Shape, length: float) -> float:
+    """Operations of a token's forward pass below the head, in a sequence of `length`: it sees half of it on average."""
+    return shape.forward_operations(length / 2, head=False)
+
+
+def _with_validation(work: Work, checks: int, lengths: Lengths, student: Shape) -> Work:
+    """The same with `checks` validations: each answers every row once and reads its reference."""
+    rows = checks * (lengths.valid or 0)
+    answers = sampling_work(rows, lengths, student)
+    reading = rows * student.forward_operations(lengths.response) * (lengths.prompt + lengths.response)
+    return Work(
+        work.steps,
+        work.trained,
+        work.generated + answers.generated,
+        work.operations + reading,
+        work.decoding + answers.decoding,
+    )

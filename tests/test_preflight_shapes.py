@@ -1,0 +1,124 @@
+"""Shapes from config.json alone, against the models themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from distill.preflight.shapes import KNOWN, known_shape, shape_of
+from distill.project.settings import read_yaml
+
+D = 64
+GPT2 = {"model_type": "gpt2", "n_embd": D, "n_layer": 3, "n_head": 4, "n_positions": 128, "vocab_size": 96}
+OPT = {"model_type": "opt", "hidden_size": D, "word_embed_proj_dim": D, "ffn_dim": 3 * D, "num_hidden_layers": 3} | {
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "vocab_size": 96,
+}
+LLAMA = {"model_type": "llama", "hidden_size": D, "intermediate_size": 3 * D, "num_hidden_layers": 3} | {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "vocab_size": 96,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "gpt2": GPT2,
+    "gpt2 tanh": GPT2 | {"activation_function": "gelu_pytorch_tanh", "n_inner": 2 * D},
+    "opt": OPT,
+    "llama": LLAMA,
+    "llama heads": LLAMA | {"num_key_value_heads": 4, "head_dim": 32},
+    "qwen2 tied": LLAMA | {"model_type": "qwen2", "tie_word_embeddings": True},
+}
+
+
+def make(config: dict[str, Any]) -> Any:
+    values = {name: value for name, value in config.items() if name != "model_type"}
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **ids, **values))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameters_are_counted_exactly(name: str) -> None:
+    model = make(CONFIGS[name])
+    shape = shape_of(CONFIGS[name])
+    assert shape.exact and shape.parameters == sum(p.numel() for p in model.parameters())
+    # a saved config.json says the same as what was written in a profile
+    assert shape_of(model.config.to_dict()) == shape
+
+
+def kept_for_backward(config: dict[str, Any], tokens: tuple[int, int]) -> int:
+    """Bytes that autograd keeps of the backbone's forward pass in evaluation mode, parameters left out."""
+    model = make(config).eval()
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        alive.append(tensor)
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        states = model.base_model(input_ids=torch.zeros(tokens, dtype=torch.long), use_cache=False)
+    assert states.last_hidden_state.requires_grad
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_activations_of_a_layer_are_what_autograd_keeps(name: str) -> None:
+    layers = "n_layer" if CONFIGS[name]["model_type"] == "gpt2" else "num_hidden_layers"
+    few, many = (kept_for_backward(CONFIGS[name] | {layers: count}, (2, 96)) for count in (1, 3))
+    found = (many - few) / 2 / (2 * 96) / 4
+    shape = shape_of(CONFIGS[name])
+    # beside these: mean and deviation of two layer norms, one number for RMS norm; attention's log-sum-exp of each head
+    small = shape.heads + (4 if shape.kind in ("gpt2", "opt") else 2)
+    assert found == shape.layer_activations + small
+
+
+def test_operations_are_two_a_weight_and_token() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, shape = make(LLAMA), shape_of(LLAMA)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=torch.zeros(1, 96, dtype=torch.long))
+    # the counter knows the products with weights, not the CPU's attention kernel
+    assert counter.get_total_flops() == pytest.approx(96 * shape.forward_operations(), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("hub", "millions"),
+    [
+        ("openai-community/gpt2", 124.4),
+        ("openai-community/gpt2-medium", 354.8),
+        ("openai-community/gpt2-large", 774.0),
+        ("openai-community/gpt2-xl", 1557.6),
+        ("facebook/opt-1.3b", 1315.8),
+        ("facebook/opt-13b", 12853.5),
+        ("huggyllama/llama-7b", 6738.4),
+        ("huggyllama/llama-13b", 13015.9),
+        ("Qwen/Qwen2.5-0.5B", 494.0),
+        ("Qwen/Qwen2.5-1.5B", 1543.7),
+        ("Qwen/Qwen2.5-7B", 7615.6),
+    ],
+)
+def test_the_models_of_the_profiles_have_their_published_size(hub: str, millions: float) -> None:
+    shape = known_shape(hub)
+    assert shape is not None and round(shape.parameters / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize("hub", read_yaml(KNOWN)["models"])
+def test_known_configs_make_the_models_that_transformers_makes(hub: str) -> None:
+    with torch.device("meta"):
+        model = make(read_yaml(KNOWN)["models"][hub])
+    shape = known_shape(hub)
+    assert shape is not None and shape.parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_an_unknown_architecture_counts_as_llama_and_says_so() -> None:
+    shape = shape_of({"model_type": "mystery", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4})
+    assert not shape.exact and shape.parameters > 0 and known_shape("me/mine") is None
