@@ -1,13 +1,14 @@
 """How the cost of a MiniLLM cycle grows with the response limit and with the number of rollouts.
 
-    python -m benchmarks.growth
+    python -m benchmarks.growth [--small]
 
 The workload of `make bench` (benchmarks/cycle_workload.py), one number of it changed at a time, each cycle once in a
-fresh process: about 10 CPU minutes.
+fresh process: about 10 CPU minutes, or 2 with smaller models.
 """
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 from benchmarks.cycle_workload import Workload
@@ -35,13 +36,16 @@ def line(rollouts: int, limit: int, found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Print the table row by row."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--small", action="store_true", help="the models of `cycle_workload.SMALL_MODELS`")
+    small = ("--small",) if parser.parse_args().small else ()
     print(
         "| rollouts | limit | response tokens | CPU s a cycle | ms a token: collection | updates | both "
         "| rows of the decode in use | fill of the updates | peak MiB above the models |"
     )
     print("|" + "---|" * 10)
     for rollouts, limit in rows():
-        arguments = ("--side", "ours", "--rollouts", str(rollouts), "--response-tokens", str(limit))
+        arguments = ("--side", "ours", "--rollouts", str(rollouts), "--response-tokens", str(limit), *small)
         print(line(rollouts, limit, in_fresh_process("benchmarks.minillm_cycle", *arguments)), flush=True)
 
 

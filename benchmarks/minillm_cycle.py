@@ -13,26 +13,29 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.fresh_process import Meter, in_fresh_process
+
+if TYPE_CHECKING:
+    from benchmarks.cycle_workload import Workload
 
 # Sequences a forward and backward pass of ours: activations of more outgrow a CPU's caches and allocator.
 MICRO_BATCH, DECODE_BATCH = 4, 64
 
 
-def measure(side: str, rollouts: int, response_tokens: int, bare: bool) -> dict[str, Any]:
+def measure(side: str, work: Workload, bare: bool) -> dict[str, Any]:
     """One cycle in this process: CPU seconds, peak memory above the models' own in MiB, and the losses."""
     import torch
 
     from benchmarks.bare_passes import bare_seconds
-    from benchmarks.cycle_workload import END, Workload
+    from benchmarks.cycle_workload import END
     from benchmarks.reference_cycle import ReferenceCycle
     from distill.minillm.loop import Machine, MiniLLMRun, Task
 
     torch.set_num_threads(1)
-    work = Workload(rollouts=rollouts, response_tokens=response_tokens)
     (student, teacher), prompts = work.models(), work.prompts()
     meter = Meter()
     if side == "reference":
@@ -64,7 +67,7 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
     for side, m in middle.items():
         shown = f"{m['collect']:.1f} | {m['update']:.1f} | {m['step']:.2f} | {m['cycle']:.1f} | {m['peak_mib']:.0f}"
         lines.append(f"| {side} | {shown} |")
-    for side in runs.keys() - {"ours"}:
+    for side in [side for side in runs if side != "ours"]:
         shown = " | ".join(f"{middle[side][n] / middle['ours'][n]:.1f}×" for n in names)
         lines.append(f"| {side} / ours | {shown} |")
     return lines
@@ -111,32 +114,56 @@ def main() -> None:
     """Take turns, then print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--keep", type=Path, help="file of measurements, each written when done; go on from it")
     parser.add_argument("--side", choices=("ours", "reference"), help="measure in this process and print JSON")
     parser.add_argument("--rollouts", type=int, default=64, help="with --side")
     parser.add_argument("--response-tokens", type=int, default=128, help="with --side: the limit")
     parser.add_argument("--bare", action="store_true", help="with --side ours: its bare passes too")
+    parser.add_argument("--small", action="store_true", help="with --side: smaller models")
     arguments = parser.parse_args()
     if arguments.side:
-        print(json.dumps(measure(arguments.side, arguments.rollouts, arguments.response_tokens, arguments.bare)))
+        from benchmarks.cycle_workload import SMALL_MODELS, Workload
+
+        models = SMALL_MODELS if arguments.small else {}
+        work = Workload(rollouts=arguments.rollouts, response_tokens=arguments.response_tokens, **models)
+        print(json.dumps(measure(arguments.side, work, arguments.bare)))
         return
     commands = {
         "ours": ("benchmarks.minillm_cycle", "--side", "ours", "--bare"),
         "reference": ("benchmarks.minillm_cycle", "--side", "reference"),
+        "TRL": ("benchmarks.trl_cycle",),
+        "decode": ("benchmarks.evaluation_decode",),
     }
-    if importlib.util.find_spec("trl"):
-        commands["TRL"] = ("benchmarks.trl_cycle",)
-    else:
-        print("TRL is not installed and left out; `pip install '.[bench]' -c constraints.txt` brings it")
-    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in commands}
-    decodes: list[dict[str, dict[str, float]]] = []
-    for number in range(arguments.repeats):
-        for side, command in commands.items():
-            runs[side].append(in_fresh_process(*command))
-            shown = runs[side][-1]
-            print(f"{number + 1} {side}: {shown['cycle']:.1f} CPU s, {shown['peak_mib']:.0f} MiB", flush=True)
-        decodes.append(in_fresh_process("benchmarks.evaluation_decode", str(number)))
+    if not importlib.util.find_spec("trl"):
+        del commands["TRL"]
+        print("TRL is not installed and left out; `.venv/bin/pip install trl -c constraints.txt` brings it")
+    runs = take_turns(commands, arguments.repeats, arguments.keep)
+    decodes = runs.pop("decode")
     print("", *table(runs), "", *verdicts(runs), sep="\n")
     print("", *decode_table(decodes), "", "The cost ledger of our first cycle:", *runs["ours"][0]["ledger"], sep="\n")
+
+
+def take_turns(
+    commands: dict[str, tuple[str, ...]], repeats: int, keep: Path | None
+) -> dict[str, list[dict[str, Any]]]:
+    """What each command measured in each repeat; what the file `keep` holds already is not measured again."""
+    runs: dict[str, list[dict[str, Any]]] = {side: [] for side in commands}
+    if keep is not None and keep.exists():
+        for line in keep.read_text(encoding="utf-8").splitlines():
+            side, found = json.loads(line)
+            runs.setdefault(side, []).append(found)
+    for number in range(repeats):
+        for side, command in commands.items():
+            if len(runs[side]) > number:
+                continue
+            found = in_fresh_process(*command, *((str(number),) if side == "decode" else ()))
+            runs[side].append(found)
+            if keep is not None:
+                with keep.open("a", encoding="utf-8") as stream:
+                    stream.write(json.dumps([side, found]) + "\n")
+            shown = f": {found['cycle']:.1f} CPU s, {found['peak_mib']:.0f} MiB" if "cycle" in found else " alone: done"
+            print(f"{number + 1} {side}{shown}", flush=True)
+    return {side: runs[side] for side in commands}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""TRL's on-policy distillation trainer on our workload, from the release that `pip install .[bench]` brings.
+"""TRL's on-policy distillation trainer on our workload, in the release of the extra `bench`.
 
 It samples from the student alone and takes one optimiser step on each mini-batch of fresh responses, reverse KL to
 the teacher; no mixing, no importance weights, no inner epochs. So a cycle of 64 rollouts is 4 steps, not 16.

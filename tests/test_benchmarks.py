@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import minillm_cycle
 from benchmarks.bare_passes import bare_seconds
 from benchmarks.cycle_workload import END, Workload
 from benchmarks.evaluation_decode import by_generate, ours
@@ -61,13 +64,45 @@ def test_responses_of_the_workload_are_a_third_of_the_limit_long() -> None:
 
 
 def test_the_command_measures_a_cycle() -> None:
-    command = ("benchmarks.minillm_cycle", "--side", "ours", "--bare", "--rollouts", "16", "--response-tokens", "4")
+    command = (
+        "benchmarks.minillm_cycle",
+        "--side",
+        "ours",
+        "--bare",
+        "--small",
+        "--rollouts",
+        "16",
+        "--response-tokens",
+        "4",
+    )
     found = in_fresh_process(*command)
     assert len(found["losses"]) == 4
     assert found["cycle"] == pytest.approx(found["collect"] + found["update"])
-    assert found["peak_mib"] > 20 and sum(found["bare"].values()) > 0
+    assert found["peak_mib"] > 2 and sum(found["bare"].values()) > 0
     passes = found["cost"]["passes_per_rollout_token"]
     assert passes["student_forward"] + passes["student_backward"] == 12
+
+
+def test_a_stopped_bench_goes_on_from_what_it_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+
+    def measure(module: str, *arguments: str) -> dict[str, Any]:
+        if len(measured) == 3 and not (tmp_path / "again").exists():
+            raise KeyboardInterrupt
+        measured.append(module)
+        return {"cycle": float(len(measured)), "peak_mib": 1.0}
+
+    monkeypatch.setattr(minillm_cycle, "in_fresh_process", measure)
+    commands: dict[str, tuple[str, ...]] = {"ours": ("a",), "reference": ("b",)}
+    with pytest.raises(KeyboardInterrupt):
+        minillm_cycle.take_turns(commands, 2, tmp_path / "kept.jsonl")
+    (tmp_path / "again").touch()
+    runs = minillm_cycle.take_turns(commands, 2, tmp_path / "kept.jsonl")
+    assert measured == ["a", "b", "a", "b"]
+    assert {side: [found["cycle"] for found in kept] for side, kept in runs.items()} == {
+        "ours": [1.0, 3.0],
+        "reference": [2.0, 4.0],
+    }
 
 
 def test_a_measurement_that_fails_says_why() -> None:
