@@ -21,7 +21,9 @@ from distill.text.examples import Example, read_documents
 def main() -> None:
     """Write runs/<who>/base."""
     from distill.models.checkpoints import RunRecord, copy_tokenizer, save_checkpoint
-    from distill.models.loading import REFERENCE_FILE, initialise_model, load_model
+    from distill.models.loading import initialise_model, load_model
+    from distill.models.origins import REFERENCE_FILE
+    from distill.models.parts import require_plain_head, require_vocabulary
     from distill.objectives import sft
     from distill.runs.evidence import Evidence
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
@@ -31,15 +33,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("who", help="a family (its teacher's base) or a student")
     experiment = read_experiment(parser.parse_args().who, "base")
-    settings = experiment.settings(ModelSettings, "model")
+    settings = experiment.optional_settings(ModelSettings, "model")
     record = RunRecord()
     tokenizer = experiment.tokenizer()
-    if settings.source is not None:
-        # Seconds of loading now, rather than a failure after the teacher's hours.
-        require_same_tokenizer(tokenizer, load_tokenizer(settings.source))
-        load_model(settings.source, experiment.dtype)
+    if settings is None or settings.source is not None:
+        source = None if settings is None else settings.source
+        if source is not None:
+            # Seconds of loading now, rather than a failure after the teacher's hours.
+            require_same_tokenizer(tokenizer, load_tokenizer(source))
+            model = load_model(source, experiment.dtype)
+            require_vocabulary(model, tokenizer, str(source))
+            require_plain_head(model)
         with fresh_dir(experiment.output) as aside:
-            write_json(aside / REFERENCE_FILE, settings.source.model_dump())
+            # null where all of this student's, or the teacher's, checkpoints come from elsewhere.
+            write_json(aside / REFERENCE_FILE, None if source is None else source.model_dump())
             copy_tokenizer(experiment.data / "tokenizer", aside)
     else:
         assert settings.init is not None  # the settings hold exactly one of the two

@@ -10,7 +10,9 @@ import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from distill.data.evalset import EvalSetSettings
 from distill.data.settings import DataSettings
@@ -19,11 +21,12 @@ from distill.generation.settings import EvaluationSettings
 from distill.judging.prompt import read_template
 from distill.judging.settings import JudgeSettings, Pseudo, judge_faults, pseudo_faults
 from distill.minillm.settings import MiniLLMSettings
-from distill.models.settings import Dtype, ModelSettings
+from distill.models.settings import Dtype, ModelSettings, Taken
 from distill.objectives.kd import ObjectiveSettings as KDSettings
 from distill.objectives.seqkd import ObjectiveSettings as SeqKDSettings
 from distill.objectives.sft import ObjectiveSettings as SFTSettings
 from distill.project.errors import SettingsError, run_stage
+from distill.project.references import ModelReference
 from distill.project.settings import Settings, lookup, parse, read_yaml, section
 from distill.project.table import PARAMS, Table, profile_path, read_profile, read_table
 from distill.runs.hardware import HardwareSettings
@@ -33,24 +36,57 @@ from stages.watched import unwritten_params, unwritten_settings
 _MD5 = "0" * 32
 
 
-class TeacherRecipe(Settings):
-    """`recipe.teacher`."""
+def _kind(content: Any) -> str:
+    return "taken" if isinstance(content, Taken) or (isinstance(content, dict) and "from" in content) else "trained"
 
-    model: ModelSettings
-    sft: SFTSettings
+
+_KINDS = Discriminator(_kind)
+_Taken = Annotated[Taken, Tag("taken")]
+# A method's section trains it, takes a finished checkpoint, or is null: the method is left out.
+SFT = Annotated[Annotated[SFTSettings, Tag("trained")] | _Taken, _KINDS] | None
+KD = Annotated[Annotated[KDSettings, Tag("trained")] | _Taken, _KINDS] | None
+SeqKD = Annotated[Annotated[SeqKDSettings, Tag("trained")] | _Taken, _KINDS] | None
+MiniLLM = Annotated[Annotated[MiniLLMSettings, Tag("trained")] | _Taken, _KINDS] | None
+
+
+class TeacherRecipe(Settings):
+    """`recipe.teacher`: a model and how it is fine-tuned, or a finished teacher (`from`)."""
+
+    model: ModelSettings | None
+    sft: SFTSettings | None = None
+    taken: ModelReference | None = Field(default=None, alias="from")
+
+    @model_validator(mode="after")
+    def _trained_or_taken(self) -> TeacherRecipe:
+        if (self.sft is None) == (self.taken is None):
+            raise ValueError("give exactly one of `sft` and `from`")
+        if (self.model is None) == (self.taken is None):
+            raise ValueError("a teacher that is fine-tuned needs a `model`, and one that is taken has `model: null`")
+        return self
 
 
 class StudentRecipe(Settings):
     """`recipe.students.<name>`: the model, and a section for each method."""
 
-    model: ModelSettings
-    init: SFTSettings
-    sft: SFTSettings
-    kd: KDSettings
-    seqkd: SeqKDSettings
-    minillm: MiniLLMSettings
-    seqkd_multi: SeqKDSettings
-    single_step: MiniLLMSettings
+    model: ModelSettings | None
+    init: SFT
+    sft: SFT
+    kd: KD
+    seqkd: SeqKD
+    minillm: MiniLLM
+    seqkd_multi: SeqKD
+    single_step: MiniLLM
+
+    @model_validator(mode="after")
+    def _starts(self) -> StudentRecipe:
+        sections = {name: getattr(self, name) for name in type(self).model_fields if name != "model"}
+        trained = [name for name, section in sections.items() if section is not None and _kind(section) == "trained"]
+        later = [name for name in trained if isinstance(sections[name], MiniLLMSettings)]
+        if self.model is None and (wanting := [name for name in trained if name not in later]):
+            raise ValueError(f"`model` is null but {', '.join(wanting)} is trained from it; give it, or `from` there")
+        if self.init is None and later:
+            raise ValueError(f"`init` is null but {', '.join(later)} starts from it; give it, or `from` there")
+        return self
 
 
 class Recipe(Settings):
@@ -62,7 +98,7 @@ class Recipe(Settings):
     prompt: PromptSettings
     tokenizer: TokenizerSettings
     teacher: TeacherRecipe
-    pseudo: Pseudo
+    pseudo: Pseudo | None
     students: dict[str, StudentRecipe]
 
 
@@ -185,7 +221,7 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
                 f"or use one of: {known}"
             )
         elif profile is not None:
-            faults += sample_faults(f"profiles/{row.family}.yaml", student, profile.recipe, table.methods)
+            faults += method_faults(f"profiles/{row.family}.yaml", student, profile.recipe, table.methods)
     faults += unwritten_params()
     for name, profile in profiles.items():
         if profile is not None:
@@ -214,11 +250,17 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
     return faults
 
 
-def sample_faults(profile: str, student: str, recipe: Recipe, methods: list[str]) -> list[str]:
-    """Methods that would learn from more of the teacher's responses than are drawn."""
-    drawn = recipe.pseudo.samples_per_prompt
+def method_faults(profile: str, student: str, recipe: Recipe, methods: list[str]) -> list[str]:
+    """Methods that are left out, or would learn from more of the teacher's responses than are drawn."""
+    drawn = 0 if recipe.pseudo is None else recipe.pseudo.samples_per_prompt
     wanted = {method: getattr(recipe.students[student], method, None) for method in methods}
-    return [
+    left_out = [
+        f"{profile}: recipe.students.{student}.{method} is null, so there is nothing to evaluate; give the section, or "
+        f"take `{method}` out of the methods of {PARAMS}"
+        for method, section in wanted.items()
+        if section is None and method in StudentRecipe.model_fields
+    ]
+    return left_out + [
         f"{profile}: recipe.students.{student}.{method} wants {section.samples_per_prompt} samples a prompt and "
         f"recipe.pseudo draws {drawn}; raise recipe.pseudo.samples_per_prompt or lower the other"
         for method, section in wanted.items()

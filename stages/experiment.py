@@ -72,6 +72,11 @@ class Experiment:
         own = "sft" if self.what == "teacher" else self.what
         return section(self.profile, f"{self.recipe}.{name or own}", model)
 
+    def optional_settings(self, model: type[S], name: str) -> S | None:
+        """As `settings`, None where the section is null."""
+        content = lookup(read_yaml(self.profile), f"{self.recipe}.{name}", self.profile)
+        return None if content is None else self.settings(model, name)
+
     def meta(self, settings: Settings) -> dict[str, object]:
         """What the weights follow from, for the checkpoint's meta.json."""
         return {
@@ -89,7 +94,7 @@ class Experiment:
     def load(self, folder: Path) -> PreTrainedModel:
         """A model in the recipe's precision on this machine's device."""
         model = load_model(folder, self.dtype)
-        torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
+        torch.nn.Module.to(model, device())
         return model
 
     def validation(self, tokenizer: PreTrainedTokenizerBase) -> Validation:
@@ -115,6 +120,11 @@ class Experiment:
         code = [sha256_tree(path) for path in sorted(Path("distill").rglob("*.py"))]
         shared = (self.seed, self.dtype, self.prompt, self.rows, self.evaluation.sampling)
         return fingerprint(str(settings), str(shared), digests, code, library_versions())
+
+
+def device() -> torch.device:
+    """What this machine computes on."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def read_experiment(who: str, what: str) -> Experiment:

@@ -19,20 +19,25 @@ from distill.runs.interrupt import stop_after_step
 def main() -> None:
     """Write runs/<student>/<name>, its curves and its run record with the cost ledger."""
     from distill.minillm.loop import Machine, MiniLLMRun, Task
+    from distill.minillm.pair import load_pair
     from distill.minillm.plaintext import token_stream
     from distill.minillm.state import restore, store
     from distill.models.checkpoints import RunRecord, save_checkpoint
+    from distill.project.randomness import key
     from distill.runs.evidence import Evidence
     from distill.runs.resume import ResumeStore
     from distill.runs.trackers import Trackers
     from distill.text.examples import read_documents, read_examples
-    from stages.experiment import read_experiment
+    from stages.experiment import device, read_experiment
+    from stages.stand_in import stand_in
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("student")
     parser.add_argument("name")
     arguments = parser.parse_args()
     experiment = read_experiment(arguments.student, arguments.name)
+    if stand_in(experiment):
+        return
     settings = experiment.settings(MiniLLMSettings)
     hardware = experiment.hardware
     data = [experiment.data / name for name in ("train.parquet", "valid.parquet")]
@@ -53,9 +58,11 @@ def main() -> None:
             print(f"warning: {fault}", file=sys.stderr)
             evidence.keep(fault)
 
+    seed = key(experiment.seed, "adapter", experiment.name) % 2**32
+    pair = load_pair(init, experiment.teacher, settings.lora, experiment.dtype, device(), seed)
     run = MiniLLMRun(
-        experiment.load(init),
-        experiment.load(experiment.teacher),
+        pair.student,
+        pair.teacher,
         Task([e.prompt_ids for e in examples], experiment.prompt.max_response_tokens, eos_id, plain_text),
         settings,
         Machine(hardware.micro_batch, hardware.decode_batch),
@@ -70,7 +77,7 @@ def main() -> None:
     def save(folder: Path) -> None:
         best = {"best_step": run.best_step, "best_valid_rouge_l": round(run.best_rouge, 4)}
         with run.at_best():
-            save_checkpoint(run.student, tokenizer, folder, {**experiment.meta(settings), **best})
+            save_checkpoint(run.student, tokenizer, folder, {**experiment.meta(settings), **best}, pair.adapted)
 
     evidence = Evidence(experiment.name, tokenizer, save)
     trackers = Trackers(hardware.report_to, experiment.name, settings.model_dump(mode="json"), run.curves)
@@ -91,7 +98,7 @@ def main() -> None:
     run.curves.write(Path(f"{experiment.output}.curves"))
     # The process's own marks begin anew with each phase; the ledger knows the highest.
     peaks: dict[str, Any] = run.ledger.memory.highest()
-    record.write(Path(f"{experiment.output}.run.json"), **peaks, cost=run.ledger.summary())
+    record.write(Path(f"{experiment.output}.run.json"), **peaks, cost=run.ledger.summary(), shared_base=pair.shared)
     print("\n".join(run.ledger.lines()))
     states.clear()
 

@@ -41,6 +41,11 @@ def main() -> None:
     section = {"pseudo": lookup(read_yaml(experiment.profile), "recipe.pseudo", experiment.profile)}
     settings = parse(section, PseudoSection, f"{experiment.profile}: recipe").pseudo
     record = RunRecord()
+    if settings is None:  # no method of the profile learns from them
+        with replace_file(Path("runs") / experiment.family / "pseudo.parquet") as aside:
+            pq.write_table(_as_table([], [], []), aside)
+        record.write(Path("runs") / experiment.family / "pseudo.run.json", unanswered={})
+        return
     examples = read_examples(experiment.data / "train.parquet", experiment.rows.student)
     pairs = [(example, sample) for sample in range(settings.samples_per_prompt) for example in examples]
     unanswered: dict[str, int] = {}
@@ -57,8 +62,6 @@ def main() -> None:
 def _responses_of_teacher(
     experiment: Experiment, settings: LocalPseudoSettings, pairs: Sequence[tuple[Example, int]]
 ) -> pa.Table:
-    import pyarrow as pa
-
     from distill.evaluation.resumable import FinishedResponses, sample_remaining
     from distill.generation.validation import decode_text
 
@@ -77,12 +80,19 @@ def _responses_of_teacher(
             sampling=settings.sampling,
             on_batch=progress.advance,
         )
+    ids = [response.ids for response in responses]
+    return _as_table(pairs, ids, [decode_text(tokenizer, each) for each in ids])
+
+
+def _as_table(pairs: Sequence[tuple[Example, int]], ids: Sequence[list[int]], texts: Sequence[str]) -> pa.Table:
+    import pyarrow as pa
+
     return pa.table(
         {
             "sample": pa.array([sample for _, sample in pairs], pa.int32()),
             "prompt_ids": pa.array([example.prompt_ids for example, _ in pairs], pa.list_(pa.int32())),
-            "response_ids": pa.array([response.ids for response in responses], pa.list_(pa.int32())),
-            "output": [decode_text(tokenizer, response.ids) for response in responses],
+            "response_ids": pa.array(ids, pa.list_(pa.int32())),
+            "output": pa.array(texts, pa.string()),
         }
     )
 

@@ -14,9 +14,12 @@ def main() -> None:
     """Write runs/<student>/<name>."""
     from distill.objectives import seqkd
     from distill.text.examples import read_examples
+    from stages.stand_in import stand_in
     from stages.supervised import parse_experiment, train
 
     experiment = parse_experiment(__doc__)
+    if stand_in(experiment):
+        return
     settings = experiment.settings(seqkd.ObjectiveSettings)
     responses = Path("runs") / experiment.family / "pseudo.parquet"
     train(

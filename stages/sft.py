@@ -11,9 +11,12 @@ from distill.project.errors import run_stage
 def main() -> None:
     """Write runs/<who>/<name>."""
     from distill.objectives import sft
+    from stages.stand_in import stand_in
     from stages.supervised import parse_experiment, read_train_rows, train, train_file
 
     experiment = parse_experiment(__doc__)
+    if stand_in(experiment):
+        return
     settings = experiment.settings(sft.ObjectiveSettings)
     train(experiment, sft, settings, train_file(experiment), lambda: read_train_rows(experiment))
 

@@ -7,7 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from distill.models.checkpoints import RunRecord, save_checkpoint
+from distill.models.checkpoints import Adapted, RunRecord, elsewhere, require_elsewhere, save_checkpoint
+from distill.models.lora import add_adapter
+from distill.project.randomness import key
 from distill.runs.evidence import Evidence
 from distill.text.examples import Example, read_examples
 from distill.training.settings import SupervisedSettings
@@ -46,6 +48,11 @@ def train(
     record = RunRecord()
     tokenizer = experiment.tokenizer()
     base = Path("runs") / experiment.who / "base"
+    adapted = None
+    if settings.lora is not None:
+        adapted = Adapted(settings.lora, elsewhere(base))
+        if settings.lora.save == "adapter":
+            require_elsewhere(adapted.base)  # now, not after the training
     inputs = [source, experiment.data / "valid.parquet", base]
     teacher = None
     if objective.NEEDS_TEACHER:
@@ -53,6 +60,8 @@ def train(
         teacher = experiment.load(experiment.teacher)
     scratch = Path(".resume") / experiment.name / experiment.fingerprint(settings, *inputs)
     model = experiment.load(base)
+    if settings.lora is not None:
+        add_adapter(model, settings.lora, key(experiment.seed, "adapter", experiment.name) % 2**32)
     examples = read_rows()
     with Evidence(experiment.name, tokenizer):
         curves = train_supervised(
@@ -67,7 +76,8 @@ def train(
             teacher=teacher,
             validate=experiment.validation(tokenizer),
         )
-    save_checkpoint(model, tokenizer, experiment.output, {**experiment.meta(settings), "rows": len(examples)})
+    meta = {**experiment.meta(settings), "rows": len(examples)}
+    save_checkpoint(model, tokenizer, experiment.output, meta, adapted)
     curves.write(Path(f"{experiment.output}.curves"))
     record.write(Path(f"{experiment.output}.run.json"))
     shutil.rmtree(scratch.parent, ignore_errors=True)

@@ -125,7 +125,10 @@ def test_half_a_teacher_is_none(project: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_where_responses_come_from_is_a_setting() -> None:
     local = parse({"pseudo": {"samples_per_prompt": 2}}, PseudoSection, "recipe").pseudo
     assert pseudo_faults(local, {}) == []
-    assert parse({"pseudo": {"from": "teacher"}}, PseudoSection, "recipe").pseudo.samples_per_prompt == 1
+    drawn = parse({"pseudo": {"from": "teacher"}}, PseudoSection, "recipe").pseudo
+    assert drawn is not None
+    assert drawn.samples_per_prompt == 1
+    assert parse({"pseudo": None}, PseudoSection, "recipe").pseudo is None
     server = parse({"pseudo": {"from": "api", "model": "m"}}, PseudoSection, "recipe").pseudo
     assert "no key; export OPENAI_API_KEY" in pseudo_faults(server, {})[0]
     assert pseudo_faults(server, {"OPENAI_API_KEY": "none"}) == []

@@ -148,7 +148,7 @@ Pseudo = Annotated[
 class PseudoSection(Settings):
     """The one section of a recipe that stages/pseudo.py reads."""
 
-    pseudo: Pseudo
+    pseudo: Pseudo | None
 
 
 def has_key(environment: Mapping[str, str]) -> bool:
@@ -178,8 +178,8 @@ def judge_faults(
     return faults
 
 
-def pseudo_faults(pseudo: Pseudo, environment: Mapping[str, str]) -> list[str]:
+def pseudo_faults(pseudo: Pseudo | None, environment: Mapping[str, str]) -> list[str]:
     """What `recipe.pseudo` alone does not show: no key for the server."""
-    if isinstance(pseudo, LocalPseudoSettings) or pseudo.budget.dry_run or has_key(environment):
+    if pseudo is None or isinstance(pseudo, LocalPseudoSettings) or pseudo.budget.dry_run or has_key(environment):
         return []
     return [f"recipe.pseudo takes responses from {pseudo.base_url} but there is no key; {NO_KEY}"]

@@ -35,6 +35,7 @@ from distill.minillm.rollouts import (
     response_hidden,
 )
 from distill.minillm.schedule import learning_rate
+from distill.models.lora import trainable
 from distill.models.parts import head, require_plain_head, shared_vocabulary
 from distill.project.errors import DivergedError, TrainingError
 from distill.project.randomness import permutation
@@ -100,7 +101,7 @@ class MiniLLMRun:
         self.validate, self.on_collapse = validate, on_collapse
         self.vocabulary = shared_vocabulary(student, teacher)
         self.optimiser = torch.optim.AdamW(
-            student.parameters(),
+            trainable(student).values(),  # all parameters, or a LoRA adapter's
             lr=settings.learning_rate,
             betas=settings.betas,
             eps=1e-8,
@@ -209,7 +210,7 @@ class MiniLLMRun:
                 )
         plain = self._plaintext() if settings.lm_coef else None
         with self.ledger.timed("update"):
-            norm = torch.nn.utils.clip_grad_norm_(self.student.parameters(), settings.max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_(trainable(self.student).values(), settings.max_grad_norm)
             self._require_finite(float(totals[0]), float(norm), chosen)
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
@@ -247,5 +248,4 @@ class MiniLLMRun:
         self.curves.add(self.step, **{f"valid_{name}": value for name, value in found.items()})
         if found["rouge_l"] > self.best_rouge:
             self.best_rouge, self.best_step = found["rouge_l"], self.step
-            # Named parameters list a tied head once, which is how a state file wants it.
-            self.best_weights = {n: p.detach().cpu().clone() for n, p in self.student.named_parameters()}
+            self.best_weights = {n: p.detach().cpu().clone() for n, p in trainable(self.student).items()}

@@ -122,8 +122,9 @@ class _ChunkedHeadLoss(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, loss: ChunkLoss, size: int
     ) -> tuple[Tensor, Tensor]:
         grad_hidden = torch.zeros_like(hidden)
-        grad_weight = torch.zeros_like(weight)
-        grad_bias = None if bias is None else torch.zeros_like(bias)
+        # A frozen head, as with LoRA, gets none.
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        grad_bias = None if bias is None or not ctx.needs_input_grad[2] else torch.zeros_like(bias)
         total = precise(hidden.new_zeros(()))
         metrics = total.new_zeros(len(METRICS))
         for start in range(0, hidden.shape[0], size):
@@ -134,7 +135,8 @@ class _ChunkedHeadLoss(torch.autograd.Function):
                 value, found = loss(logits, part)
             (grad_logits,) = torch.autograd.grad(value, logits)
             grad_hidden[part] = grad_logits @ weight
-            grad_weight.addmm_(grad_logits.T, hidden[part])
+            if grad_weight is not None:
+                grad_weight.addmm_(grad_logits.T, hidden[part])
             if grad_bias is not None:
                 grad_bias += grad_logits.sum(0)
             total += value.detach()

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from distill.models.settings import LoraSettings
 from distill.project.settings import Settings
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -141,6 +142,8 @@ class MiniLLMSettings(Settings):
     """Gradients are clipped to this norm."""
     evaluate_every: Annotated[int, Field(ge=1)] = 100
     """Optimiser steps between validations; the best validation Rouge-L is kept."""
+    lora: LoraSettings | None = None
+    """Train an adapter, the one of the student's start where there is one; null trains all weights."""
 
     @model_validator(mode="before")
     @classmethod
@@ -169,6 +172,8 @@ class MiniLLMSettings(Settings):
             )
         if self.baseline == "closed_form" and (self.rewards, self.return_from) != ("sampled", "current"):
             raise ValueError("`baseline: closed_form` needs `rewards: sampled` and `return_from: current`")
+        if self.lora is not None and self.lora.dropout:
+            raise ValueError("MiniLLM's student has no dropout, or its ratio would not be 1; set `lora.dropout: 0`")
         return self
 
     @property

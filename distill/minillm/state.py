@@ -16,6 +16,7 @@ from distill.generation.decode import Response
 from distill.minillm.ledger import CostLedger
 from distill.minillm.loop import MiniLLMRun
 from distill.minillm.rollouts import Collection
+from distill.models.lora import trainable
 from distill.runs.curves import Curves
 from distill.runs.resume import ResumeStore, State
 
@@ -31,7 +32,7 @@ def store(run: MiniLLMRun, states: ResumeStore) -> None:
         "ledger": run.ledger.state(),
     }
     tensors = {
-        "student": {name: parameter.detach() for name, parameter in run.student.named_parameters()},
+        "student": {name: parameter.detach() for name, parameter in trainable(run.student).items()},
         "optimiser": _moments(run),
         "best": run.best_weights,
         "rollouts": {},
@@ -48,7 +49,7 @@ def restore(run: MiniLLMRun, states: ResumeStore) -> None:
     if state is None:
         return
     run.student.load_state_dict(state.tensors["student"], strict=False)
-    for name, parameter in run.student.named_parameters():
+    for name, parameter in trainable(run.student).items():
         if f"{name}/step" in state.tensors["optimiser"]:
             run.optimiser.state[parameter] = {
                 key: state.tensors["optimiser"][f"{name}/{key}"].to(
@@ -66,7 +67,7 @@ def restore(run: MiniLLMRun, states: ResumeStore) -> None:
 
 def _moments(run: MiniLLMRun) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
-    for name, parameter in run.student.named_parameters():
+    for name, parameter in trainable(run.student).items():
         for key, value in run.optimiser.state.get(parameter, {}).items():
             found[f"{name}/{key}"] = value if isinstance(value, Tensor) else torch.tensor(float(value))
     return found

@@ -12,6 +12,7 @@ import platform
 import resource
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,67 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from distill.models.lora import has_adapter, merge_adapter, save_adapter
+from distill.models.origins import ADAPTER_FOLDER, REFERENCE_FILE, origin
+from distill.models.settings import LoraSettings
+from distill.project.errors import ModelError
 from distill.project.files import fresh_dir, write_json
+from distill.project.references import Reference
 from distill.project.revision import code_revision
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "datasets")
 
 
 def save_checkpoint(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, meta: dict[str, Any]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    meta: dict[str, Any],
+    adapted: Adapted | None = None,
 ) -> None:
-    """Write model, tokenizer and `meta.json` as one folder, or nothing at all."""
+    """Write model, tokenizer and `meta.json` as one folder, or nothing at all.
+
+    A LoRA adapter in the model is written to `adapter/`, then merged into the weights or, where `adapted` says so,
+    left apart from them. Raises: ModelError when it cannot be left apart.
+    """
     with fresh_dir(folder) as aside:
-        model.save_pretrained(aside)
+        apart = False
+        if has_adapter(model):
+            base = None if adapted is None else adapted.base
+            apart = adapted is not None and adapted.settings.save == "adapter"
+            save_adapter(model, aside / ADAPTER_FOLDER, base)
+            if apart:
+                write_json(aside / REFERENCE_FILE, require_elsewhere(base).model_dump())
+            merge_adapter(model)
+        if not apart:
+            model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         write_json(aside / "meta.json", {**meta, "versions": library_versions()})
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """How a model was trained by LoRA, and on what."""
+
+    settings: LoraSettings
+    base: Reference | None
+    """Where the weights below the adapter are; None when they are a model of this pipeline."""
+
+
+def elsewhere(folder: Path) -> Reference | None:
+    """Where the weights that a stage starts from lie outside this pipeline; None for weights of its own."""
+    found = origin(folder)
+    return None if found.adapter is not None or str(found.base) == str(folder) else found.base
+
+
+def require_elsewhere(base: Reference | None) -> Reference:
+    """`base`. Raises: ModelError when it is a model of this pipeline, which another checkout may not have."""
+    if base is None:
+        raise ModelError(
+            "`lora.save: adapter` needs a base from a hub id or folder (`model: {source: …}`); this one was trained "
+            "here, so write `save: merged`"
+        )
+    return base
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:

@@ -9,28 +9,32 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from distill.models.lora import merge_adapter, read_adapter
+from distill.models.origins import origin
 from distill.project.errors import ModelError
-from distill.project.files import read_json
 from distill.project.references import Reference
-
-REFERENCE_FILE = "reference.json"
 
 
 def load_model(source: Reference | Path, dtype: str = "float32") -> PreTrainedModel:
-    """Load a causal language model from safetensors; a `base` folder may only point to one elsewhere.
+    """Load a causal language model from safetensors; a folder may only point to one elsewhere, or adapt one.
 
     Raises: ModelError, ending with the fix, when there is none or it cannot be read.
     """
-    reference = source if isinstance(source, Reference) else Reference(path=str(source))
+    found = origin(source)
+    model = load_weights(found.base, dtype)
+    if found.adapter is not None:
+        read_adapter(model, found.adapter)
+        merge_adapter(model)
+    return model
+
+
+def load_weights(reference: Reference, dtype: str = "float32") -> PreTrainedModel:
+    """Load what a reference itself names, without following it further.
+
+    Raises: as `load_model`.
+    """
     if reference.path is not None:
-        pointer = Path(reference.path) / REFERENCE_FILE
-        if pointer.is_file():
-            return load_model(Reference.model_validate(read_json(pointer)), dtype)
-        if not (Path(reference.path) / "config.json").is_file():
-            raise ModelError(
-                f"{reference.path} holds no model (no config.json); run `dvc repro` for a stage's own model, "
-                "or correct the path"
-            )
+        _require_weights(Path(reference.path))
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             reference.name,
@@ -44,7 +48,8 @@ def load_model(source: Reference | Path, dtype: str = "float32") -> PreTrainedMo
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"cannot load the model {reference} ({_reason(error)}); check the name and revision, that it is stored as "
-            "safetensors, and that the hub is within reach or the files are in its local cache"
+            "safetensors (docs/models.md says how to convert), and that the hub is within reach or the files are in "
+            "its local cache"
         ) from None
     model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     # transformers would go on with random weights in these places.
@@ -55,6 +60,20 @@ def load_model(source: Reference | Path, dtype: str = "float32") -> PreTrainedMo
             f"({', '.join(absent[:3])}, …); fetch it again, or correct its config.json"
         )
     return model
+
+
+def _require_weights(folder: Path) -> None:
+    """Refuse a folder without a model, or with pickled weights alone: these can run code when they are read."""
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} holds no model (no config.json); run `dvc repro` for a stage's own model, correct the path, "
+            "or write a hub id with its commit: owner/name@<40 digits>"
+        )
+    if not any(folder.glob("*.safetensors")) and (pickled := sorted(folder.glob("*.bin"))):
+        raise ModelError(
+            f"{folder} holds its weights as pickles ({pickled[0].name}), which can run code when they are read; "
+            "convert them once, if you trust them, by the command in docs/models.md, and name the new folder"
+        )
 
 
 def initialise_model(init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:

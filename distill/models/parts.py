@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.project.errors import ModelError
 
@@ -56,6 +56,19 @@ def require_plain_head(model: PreTrainedModel) -> None:
 def shared_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel) -> int:
     """How many token ids both models have: the longer vocabulary is only padded (trap 5)."""
     return min(_rows(head(student)), _rows(head(teacher)))
+
+
+def require_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuse a model that lacks rows for some of the tokenizer's ids; more rows than ids are padding.
+
+    Raises: ModelError naming both numbers.
+    """
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= _rows(head(model)):
+        raise ModelError(
+            f"{name} has {_rows(head(model)):,} rows and the tokenizer ids up to {highest:,}; use the tokenizer that "
+            "belongs to the model (`recipe.tokenizer`), without tokens added later"
+        )
 
 
 def _rows(layer: nn.Module) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from distill.project.references import Reference
+from distill.project.references import ModelReference
 from distill.project.settings import Settings
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -28,8 +28,8 @@ class PretrainSettings(Settings):
 class ModelSettings(Settings):
     """A model taken from somewhere, or initialised from an architecture."""
 
-    source: Reference | None = None
-    """Hub id or folder of a causal language model."""
+    source: ModelReference | None = None
+    """Hub id or folder of a causal language model, with its LoRA `adapter` where it has one."""
     init: dict[str, Any] | None = None
     """Configuration of a fresh model in transformers' own words, e.g. `{model_type: gpt2, n_layer: 2}`;
     vocabulary and special ids come from the family's tokenizer."""
@@ -45,3 +45,27 @@ class ModelSettings(Settings):
         if self.source is not None and self.pretrain is not None:
             raise ValueError("`pretrain` is for fresh models; remove it or use `init`")
         return self
+
+
+class Taken(Settings):
+    """A finished checkpoint from elsewhere, in the place of a stage that would train one."""
+
+    source: ModelReference = Field(alias="from")
+    """Hub id or folder, with its LoRA `adapter` where it has one."""
+
+
+class LoraSettings(Settings):
+    """Train low-rank additions to a frozen model's weights (Hu et al. 2021) instead of all weights, by peft."""
+
+    r: Annotated[int, Field(ge=1)] = 8
+    """Rank of each addition."""
+    alpha: Annotated[float, Field(gt=0)] = 32
+    """Additions are multiplied by alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """On the inputs of the additions, in supervised training; MiniLLM's student has no dropout."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] | None = None
+    """Names of the layers that get an addition, e.g. `[q_proj, v_proj]`; null leaves them to peft, which takes the
+    attention's projections of the architectures it knows. Never the output head or what is tied to it."""
+    save: Literal["merged", "adapter"] = "merged"
+    """`merged`: whole weights that any program loads, the adapter beside them. `adapter`: the adapter and where its
+    base is, which must then come from elsewhere: a gigabyte less a checkpoint, and the base is needed to load it."""

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from pydantic import model_validator
 
 from distill.project.settings import Settings
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_PINNED = re.compile(r"([\w.-]+/[\w.-]+)@(\S+)")
+
 
 class Reference(Settings):
-    """A `save_pretrained` folder or a hub repository, exactly one of the two."""
+    """A `save_pretrained` folder or a hub repository, exactly one of the two.
+
+    In short: `<folder>`, or `<owner>/<name>@<commit>`.
+    """
 
     hub: str | None = None
     """Hub id, e.g. `openai-community/gpt2`."""
     revision: str | None = None
-    """Commit, tag or branch of the hub repository; a commit keeps a run reproducible."""
+    """The 40 digits of a commit of the hub repository."""
+    unpinned: bool = False
+    """Accept a branch or tag as `revision`: it may move, and the same settings then give another model."""
     path: str | None = None
     """Local folder written by `save_pretrained`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, content: Any) -> Any:
+        if not isinstance(content, str):
+            return content
+        pinned = _PINNED.fullmatch(content)
+        return {"hub": pinned[1], "revision": pinned[2]} if pinned else {"path": content}
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Reference:
@@ -23,6 +42,11 @@ class Reference(Settings):
             raise ValueError("give exactly one of `hub` and `path`")
         if self.hub is not None and self.revision is None:
             raise ValueError("a hub id needs a pinned `revision` (a commit hash)")
+        if self.revision is not None and not self.unpinned and not _COMMIT.fullmatch(self.revision):
+            raise ValueError(
+                f"`revision: {self.revision}` may move; pin the 40 digits that `git ls-remote "
+                f"https://huggingface.co/{self.hub}` prints, or write `unpinned: true` beside it"
+            )
         return self
 
     @property
@@ -32,3 +56,19 @@ class Reference(Settings):
 
     def __str__(self) -> str:
         return f"{self.hub}@{self.revision}" if self.hub else str(self.path)
+
+
+class ModelReference(Reference):
+    """A model, and a LoRA adapter for it where there is one."""
+
+    adapter: Reference | None = None
+    """Folder or hub id of a peft adapter (`adapter_config.json`, `adapter_model.safetensors`) of this model."""
+
+    @property
+    def base(self) -> Reference:
+        """The same without the adapter."""
+        return Reference.model_validate(self.model_dump(exclude={"adapter"}))
+
+    def __str__(self) -> str:
+        whole = f"{self.hub}@{self.revision}" if self.hub else str(self.path)
+        return whole if self.adapter is None else f"{whole} with the adapter {self.adapter}"

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from distill.models.settings import LoraSettings
 from distill.project.settings import Settings
 
 
@@ -30,3 +31,5 @@ class SupervisedSettings(Settings):
     """Epochs between validations."""
     select: Literal["rouge_l", "loss"] = "rouge_l"
     """The checkpoint that is kept: highest validation Rouge-L, or lowest validation loss (MiniLLM's start)."""
+    lora: LoraSettings | None = None
+    """Train an adapter of the base; null trains all weights."""

@@ -21,6 +21,7 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from distill.models.lora import has_adapter, trainable
 from distill.models.parts import backbone, head, precise, shared_vocabulary
 from distill.project.errors import DivergedError, TrainingError
 from distill.project.progress import Progress
@@ -169,6 +170,14 @@ class SupervisedTrainer(Trainer):
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # Of a model with an adapter only that is kept: the frozen rest is loaded with the base.
+        assert self.model is not None
+        if has_adapter(self.model):
+            whole = self.model.state_dict() if state_dict is None else state_dict
+            state_dict = {name: whole[name] for name in trainable(self.model)}
+        super()._save(output_dir, state_dict)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

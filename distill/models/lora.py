@@ -1,0 +1,181 @@
+"""LoRA (Hu et al. 2021) by peft: a low-rank addition to some of a frozen model's layers.
+
+The additions are injected into the model in place, so that everything that takes a model apart into backbone and
+head goes on as it does. peft is imported only where an adapter is: a machine without it runs everything else.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils.hub import cached_file
+
+from distill.models.origins import ADAPTER_CONFIG
+from distill.models.parts import head
+from distill.models.settings import LoraSettings
+from distill.project.errors import ModelError
+from distill.project.files import read_json, write_json
+from distill.project.references import Reference
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_NAME = "default"
+# What peft's own files put before the names of the model's modules.
+_PREFIX = "base_model.model."
+
+
+def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> None:
+    """Freeze `model` and add fresh trainable low-rank layers to it; its outputs do not change by that.
+
+    Raises: ModelError when the targets name no layer, or the output head.
+    """
+    from peft import LoraConfig
+
+    targets = settings.targets if settings.targets is None or isinstance(settings.targets, str) else [*settings.targets]
+    config = LoraConfig(
+        r=settings.r, lora_alpha=cast(Any, settings.alpha), lora_dropout=settings.dropout, target_modules=targets
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _inject(model, config, "`lora.targets`")
+    _require_untouched_head(model)
+    for name, parameter in model.named_parameters():
+        # Half precision would lose most updates of an addition; the layer casts its input.
+        if parameter.requires_grad and ".lora_" in name:
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+
+
+def read_adapter(model: PreTrainedModel, source: Reference) -> None:
+    """Add an adapter of peft's format to `model`; its layers can be trained on.
+
+    Raises: ModelError, ending with the fix, when there is none, it is no LoRA, or it does not fit the model.
+    """
+    from peft import LoraConfig, set_peft_model_state_dict
+
+    folder = _folder(source)
+    known = read_json(folder / ADAPTER_CONFIG) if (folder / ADAPTER_CONFIG).is_file() else {}
+    if known.get("peft_type") != "LORA" or known.get("modules_to_save"):
+        raise ModelError(
+            f"{source} holds no LoRA adapter that can be used ({ADAPTER_CONFIG} must say `peft_type: LORA` and no "
+            "`modules_to_save`); correct the path, or merge it into its model with peft and name the merged folder"
+        )
+    try:
+        weights = load_file(folder / ADAPTER_WEIGHTS)
+    except (FileNotFoundError, SafetensorError) as error:
+        raise ModelError(
+            f"{source}: {ADAPTER_WEIGHTS} cannot be read ({error}); adapters are loaded from safetensors only: "
+            "save it again with peft's `save_pretrained`"
+        ) from None
+    _inject(model, LoraConfig.from_pretrained(str(folder)), str(source))
+    result: Any = set_peft_model_state_dict(
+        model, {name.removeprefix(_PREFIX): values for name, values in weights.items()}, adapter_name=_NAME
+    )
+    absent = [name for name in result.missing_keys if ".lora_" in name]
+    if result.unexpected_keys or absent:
+        strange = [*result.unexpected_keys, *absent]
+        raise ModelError(
+            f"{source} does not fit the model: {len(strange)} tensors have no counterpart ({strange[0]}, …); "
+            "name the model that the adapter was trained on"
+        )
+
+
+def _inject(model: PreTrainedModel, config: Any, source: str) -> None:
+    from peft import inject_adapter_in_model
+
+    # A fresh name for each model: names of an adapter's file stand for whatever that file was called.
+    config.inference_mode = False
+    if type(model).__name__.startswith("GPT2"):
+        config.fan_in_fan_out = True  # its projections are stored transposed; peft would find out and warn
+    try:
+        inject_adapter_in_model(config, model, adapter_name=_NAME)
+    except (ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{source} and {type(model).__name__} do not fit ({reason}); correct `targets`") from None
+
+
+def _folder(source: Reference) -> Path:
+    if source.path is not None:
+        return Path(source.path)
+    try:
+        files = [cached_file(source.name, name, revision=source.revision) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
+        return Path(str(files[0])).parent
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"cannot fetch the adapter {source} ({reason}); check the name and revision, and that the hub is within "
+            "reach or the files are in its local cache"
+        ) from None
+
+
+def _require_untouched_head(model: PreTrainedModel) -> None:
+    """MiniLLM's loss takes the head's own weight, so an addition to it would be trained past."""
+    from peft.tuners.lora import LoraLayer
+
+    weight = head(model).weight
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer) and module.get_base_layer().weight is weight:
+            raise ModelError(f"`lora.targets` takes in {name}, the output head or what is tied to it; leave it out")
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether an adapter is in the model, not merged."""
+    return any(".lora_" in name for name, _ in model.named_parameters())
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What training changes, by name: all parameters, or those of the adapter. A tied head is there once."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def save_adapter(model: PreTrainedModel, folder: Path, base: Reference | None) -> None:
+    """Write the model's adapter in peft's format; `base` is recorded as what it belongs to.
+
+    Raises: OSError when the folder cannot be written.
+    """
+    from peft import get_peft_model_state_dict
+
+    folder.mkdir(parents=True)
+    found: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=_NAME)
+    tensors = {f"{_PREFIX}{name}": values.detach().cpu().contiguous() for name, values in sorted(found.items())}
+    save_file(tensors, folder / ADAPTER_WEIGHTS, {"format": "pt"})
+    known = dict(cast(Any, model).peft_config[_NAME].to_dict())
+    known["base_model_name_or_path"] = None if base is None else base.name
+    known["revision"] = None if base is None else base.revision
+    known["inference_mode"] = True
+    # Sets have no order, and the same stage must write the same bytes.
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in known.items()}
+    write_json(folder / ADAPTER_CONFIG, dict(sorted(plain.items())))
+
+
+def merge_adapter(model: PreTrainedModel) -> None:
+    """Add the adapter's products to the weights they stand beside, in place; nothing of peft stays in the model."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            cast(Any, module).merge()
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, module.get_base_layer())
+    del cast(Any, model).peft_config
+
+
+def same_shape(source: Reference, settings: LoraSettings) -> bool:
+    """Whether an adapter is one that `settings` would make, so that training can go on with it."""
+    if source.path is None:
+        return False
+    known = read_json(Path(source.path) / ADAPTER_CONFIG)
+    targets = settings.targets if settings.targets is None or isinstance(settings.targets, str) else [*settings.targets]
+    fits = targets is None or targets == "all-linear" or sorted(known["target_modules"]) == sorted(targets)
+    return fits and known["r"] == settings.r and known["lora_alpha"] == settings.alpha
+
+
+def with_shared_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """A second model of the same tensors: each can be given an adapter of its own, the weights exist once."""
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)

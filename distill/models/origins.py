@@ -1,0 +1,65 @@
+"""What a checkpoint is made of: the weights it stands on, and the LoRA adapter on top of them.
+
+A folder of this project is one of four things: whole weights; whole weights with the adapter that was merged into
+them beside (`adapter/`); a pointer to weights elsewhere (`reference.json`); a pointer with an adapter beside.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill.project.errors import ModelError
+from distill.project.files import read_json
+from distill.project.references import ModelReference, Reference
+
+REFERENCE_FILE = "reference.json"
+ADAPTER_FOLDER = "adapter"
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Weights to load, and an adapter to add to them."""
+
+    base: Reference
+    adapter: Reference | None = None
+
+
+def origin(source: Reference | Path) -> Origin:
+    """What must be loaded for the model `source`; merged weights are taken as they are.
+
+    Raises: ModelError for a student or teacher that was given no base.
+    """
+    if isinstance(source, ModelReference) and source.adapter is not None:
+        below = origin(source.base)
+        if below.adapter is not None:
+            raise ModelError(f"{source.base} already has an adapter ({below.adapter}); name only one of the two")
+        return Origin(below.base, source.adapter)
+    reference = source if isinstance(source, Reference) else Reference(path=str(source))
+    if reference.path is None or not (Path(reference.path) / REFERENCE_FILE).is_file():
+        return Origin(reference)
+    folder = Path(reference.path)
+    content = read_json(folder / REFERENCE_FILE)
+    if content is None:
+        raise ModelError(
+            f"{folder} stands for no model, because the profile gives none (`model: null`); give the model to train "
+            "from, or a finished one for each method (`from:`)"
+        )
+    below = origin(ModelReference.model_validate(content))
+    if not (folder / ADAPTER_FOLDER).is_dir():
+        return below
+    return Origin(below.base, Reference(path=str(folder / ADAPTER_FOLDER)))
+
+
+def unmerged_origin(folder: Path) -> Origin:
+    """The same, but weights that an adapter was merged into are taken apart where their base is elsewhere."""
+    config = folder / ADAPTER_FOLDER / ADAPTER_CONFIG
+    if (folder / REFERENCE_FILE).is_file() or not config.is_file():
+        return origin(folder)
+    known = read_json(config)
+    name, revision = known.get("base_model_name_or_path"), known.get("revision")
+    if name is None:
+        return origin(folder)
+    base = Reference(hub=name, revision=revision, unpinned=True) if revision else Reference(path=name)
+    return Origin(base, Reference(path=str(folder / ADAPTER_FOLDER)))
