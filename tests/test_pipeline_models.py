@@ -188,11 +188,11 @@ def edit_json(path: Path, **changes: Any) -> None:
     [
         (
             without_config,
-            "holds no model (no config.json); run `dvc repro` for a stage's own model, correct the path, or write a hub",
+            "holds no model (no config.json); run `dvc repro` for a stage's own model, correct the path, or write a",
         ),
         (
             only_pickle,
-            "holds its weights as pickles (pytorch_model.bin), which can run code when they are read; convert them once",
+            "holds its weights as pickles (pytorch_model.bin), which can run code when they are read; convert them",
         ),
         (cut_short, "that it is stored as safetensors (docs/models.md says how to convert), and that the hub is"),
         (one_layer_too_few, "has no fitting weights for 12 tensors that its config.json asks for"),
