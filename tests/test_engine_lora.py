@@ -1,0 +1,379 @@
+"""LoRA: what is trained and what is not, whose adapter is whose, one base for two models, and peft's own reading."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from distill.minillm.loop import Machine, MiniLLMRun, Task
+from distill.minillm.losses import packed_loss, token_losses
+from distill.minillm.pair import Pair, load_pair
+from distill.minillm.settings import MiniLLMSettings
+from distill.minillm.state import restore, store
+from distill.models.checkpoints import Adapted, save_checkpoint
+from distill.models.loading import load_model
+from distill.models.lora import (
+    add_adapter,
+    has_adapter,
+    merge_adapter,
+    read_adapter,
+    save_adapter,
+    trainable,
+    with_shared_weights,
+)
+from distill.models.parts import backbone, head
+from distill.models.settings import LoraSettings
+from distill.objectives import sft
+from distill.project.errors import ModelError
+from distill.project.files import read_json, sha256_tree, write_json
+from distill.project.references import ModelReference, Reference
+from distill.runs.resume import ResumeStore
+from distill.text.tokenizers import learn_bpe
+from tests.test_engine_losses import minillm, packed
+from tests.test_engine_supervised import recipe, trained
+from tests.tiny_models import ARCHITECTURES, EOS, tiny_model
+
+IDS = torch.arange(1, 9)[None]
+TOKENIZER = learn_bpe(["A few words, and a few more."], 260)
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model(input_ids=IDS).logits
+        return found
+
+
+def adapted(architecture: str = "gpt2", seed: int = 3, **given: Any) -> PreTrainedModel:
+    """A tiny model with an adapter that changes its outputs."""
+    model = tiny_model(architecture, dtype=torch.float32)
+    add_adapter(model, LoraSettings(r=2, **given), seed)
+    disturb(model, seed)
+    return model
+
+
+def disturb(model: PreTrainedModel, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in trainable(model).values():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=draw))
+
+
+# --- one adapter --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("targets", [None, "all-linear"])
+def test_an_adapter_is_saved_read_and_merged(architecture: str, targets: Any) -> None:
+    plain = tiny_model(architecture, dtype=torch.float32)
+    fresh = tiny_model(architecture, dtype=torch.float32)
+    add_adapter(fresh, LoraSettings(r=2, targets=targets), 0)
+    assert torch.equal(logits(fresh), logits(plain)), "a fresh adapter adds nothing"
+    model = adapted(architecture, targets=targets)
+    assert (logits(model) - logits(plain)).abs().max() > 0.01
+    save_adapter(model, Path("adapter"), Reference(path="somewhere"))
+    again = tiny_model(architecture, dtype=torch.float32)
+    read_adapter(again, Reference(path="adapter"))
+    assert torch.equal(logits(again), logits(model))
+    by_peft = PeftModel.from_pretrained(tiny_model(architecture, dtype=torch.float32), "adapter")
+    assert torch.equal(logits(by_peft), logits(model)), "peft itself reads it otherwise"
+    merge_adapter(again)
+    assert not has_adapter(again)
+    assert set(again.state_dict()) == set(plain.state_dict())
+    torch.testing.assert_close(logits(again), logits(model), rtol=1e-4, atol=1e-4)
+
+
+def test_the_same_adapter_is_the_same_bytes() -> None:
+    for name in ("one", "other"):
+        save_adapter(adapted(targets="all-linear"), Path(name), None)
+    assert sha256_tree(Path("one")) == sha256_tree(Path("other"))
+    config = read_json(Path("one/adapter_config.json"))
+    assert config["target_modules"] == sorted(config["target_modules"])
+
+
+def test_only_the_adapter_can_be_trained_and_in_full_precision() -> None:
+    model = tiny_model(dtype=torch.bfloat16)
+    add_adapter(model, LoraSettings(r=2), 0)
+    assert all(".lora_" in name and p.dtype == torch.float32 for name, p in trainable(model).items())
+    assert {p.dtype for n, p in model.named_parameters() if ".lora_" not in n} == {torch.bfloat16}
+    model(input_ids=IDS).logits.float().sum().backward()
+    assert any(bool(p.grad is not None and p.grad.any()) for p in trainable(model).values())
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_the_output_head_cannot_be_a_target(architecture: str) -> None:
+    """GPT-2's is tied to the embedding, so that naming the embedding names it too; LLaMA's is its own."""
+    tied = {"gpt2": "wte", "llama": "lm_head"}[architecture]
+    with pytest.raises(ModelError, match=f"takes in .*{tied}.* leave it out"):
+        add_adapter(tiny_model(architecture, dtype=torch.float32), LoraSettings(targets=(tied,)), 0)
+    with pytest.raises(ModelError, match="correct `targets`"):
+        add_adapter(tiny_model(architecture), LoraSettings(targets=("no_such_layer",)), 0)
+
+
+# --- an adapter from elsewhere ------------------------------------------------------------------------------------
+
+
+def other_kind() -> None:
+    write_json(Path("adapter/adapter_config.json"), {"peft_type": "IA3", "target_modules": ["c_attn"]})
+
+
+def pickled() -> None:
+    torch.save(load_file("adapter/adapter_model.safetensors"), "adapter/adapter_model.bin")
+    Path("adapter/adapter_model.safetensors").unlink()
+
+
+def other_shape() -> None:
+    weights = load_file("adapter/adapter_model.safetensors")
+    save_file({name.replace(".h.1.", ".h.7."): w for name, w in weights.items()}, "adapter/adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda: shutil.rmtree("adapter"), "holds no LoRA adapter that can be used"),
+        (other_kind, "holds no LoRA adapter that can be used .* merge it into its model with peft"),
+        (pickled, "adapters are loaded from safetensors only: save it again"),
+        (other_shape, "does not fit the model: .* name the model that the adapter was trained on"),
+    ],
+)
+def test_an_adapter_that_cannot_be_used(break_it: Callable[[], None], said: str) -> None:
+    save_adapter(adapted(), Path("adapter"), None)
+    break_it()
+    with pytest.raises(ModelError, match=said):
+        read_adapter(tiny_model(dtype=torch.float32), Reference(path="adapter"))
+
+
+def test_a_model_may_be_named_with_its_adapter() -> None:
+    tiny_model(dtype=torch.float32).save_pretrained("base")
+    model = adapted()
+    save_adapter(model, Path("adapter"), None)
+    found = load_model(ModelReference.model_validate({"path": "base", "adapter": "adapter"}))
+    assert not has_adapter(found)
+    torch.testing.assert_close(logits(found), logits(model), rtol=1e-4, atol=1e-4)
+
+
+# --- a finished checkpoint ----------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_is_merged_with_the_adapter_beside_it() -> None:
+    model = adapted()
+    wanted = logits(model)
+    save_checkpoint(model, TOKENIZER, Path("done"), {}, Adapted(LoraSettings(r=2), Reference(path="base")))
+    plain = AutoModelForCausalLM.from_pretrained("done")
+    torch.testing.assert_close(logits(plain), wanted, rtol=1e-4, atol=1e-4)
+    assert torch.equal(logits(load_model(Path("done"))), logits(plain))
+    assert read_json(Path("done/adapter/adapter_config.json"))["base_model_name_or_path"] == "base"
+
+
+def test_a_checkpoint_may_be_the_adapter_alone() -> None:
+    tiny_model(dtype=torch.float32).save_pretrained("base")
+    model = adapted()
+    wanted = logits(model)
+    choice = Adapted(LoraSettings(r=2, save="adapter"), Reference(path="base"))
+    save_checkpoint(model, TOKENIZER, Path("done"), {}, choice)
+    assert not (Path("done") / "model.safetensors").exists()
+    torch.testing.assert_close(logits(load_model(Path("done"))), wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ModelError, match="trained here, so write `save: merged`"):
+        save_checkpoint(adapted(), TOKENIZER, Path("not"), {}, Adapted(LoraSettings(r=2, save="adapter"), None))
+    assert not Path("not").exists()
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_chunked_head_leaves_a_frozen_head_alone(architecture: str) -> None:
+    model = adapted(architecture)
+    model.double()
+    teacher_head, known = nn.Linear(5, 11, dtype=torch.float64), packed(8, 11)
+
+    def hidden() -> Tensor:
+        states: Tensor = backbone(model)(input_ids=IDS).last_hidden_state
+        return states.flatten(0, 1)
+
+    whole, _ = token_losses(minillm(), head(model)(hidden()), teacher_head(known.teacher_hidden), known)
+    expected = torch.autograd.grad(whole, list(trainable(model).values()))
+    loss, _ = packed_loss(minillm(), hidden(), head(model), teacher_head, known, 11, chunk=3)
+    loss.backward()
+    for (name, parameter), gradient in zip(trainable(model).items(), expected, strict=True):
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=1e-9, msg=name)
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+
+
+def test_supervised_training_changes_the_adapter_alone() -> None:
+    start = tiny_model(spread=0.2)
+    model = tiny_model(spread=0.2)
+    add_adapter(model, LoraSettings(r=2, dropout=0.1), 0)
+    scores = iter([1.0, 3.0, 2.0, 0.0])
+    kept: list[dict[str, Tensor]] = []
+
+    def validate(seen: PreTrainedModel) -> dict[str, float]:
+        kept.append({name: p.detach().clone() for name, p in trainable(seen).items()})
+        return {"rouge_l": next(scores), "loss": 1.0}
+
+    trained(4, model=model, settings=recipe(sft, epochs=4), validate=validate)
+    saved = load_file(sorted(Path("scratch-4").glob("checkpoint-*"))[0] / "model.safetensors")
+    assert saved and all(".lora_" in name for name in saved), "a state of an unfinished run holds the frozen weights"
+    for name, parameter in trainable(model).items():
+        assert torch.equal(parameter, kept[1][name]), "the best weights are those of the second epoch"
+        assert not torch.equal(parameter, kept[3][name])
+    assert sum(".lora_B" in name for name in kept[0]) == 2
+    merged = dict(start.named_parameters())
+    for name, parameter in model.named_parameters():
+        if ".lora_" not in name:
+            assert torch.equal(parameter, merged[name.replace(".base_layer", "")]), name
+
+
+# --- MiniLLM on one base ------------------------------------------------------------------------------------------
+
+PROMPTS = [[3], [1, EOS, 2], [5, 4, 3, 2], [9, 8]]
+LORA = LoraSettings(r=2)
+
+
+@pytest.fixture
+def finished() -> None:
+    """base/, and on it the finished teacher and student/init, each with an adapter of its own."""
+    tiny_model(dtype=torch.float32).save_pretrained("base")
+    for folder, seed in (("teacher", 7), ("init", 3)):
+        save_checkpoint(adapted(seed=seed), TOKENIZER, Path(folder), {}, Adapted(LORA, Reference(path="base")))
+
+
+def loaded(lora: LoraSettings | None = LORA) -> Pair:
+    return load_pair(Path("init"), Path("teacher"), lora, "float32", torch.device("cpu"), 0)
+
+
+def run_of(pair: Pair, steps: int = 6) -> MiniLLMRun:
+    chosen: dict[str, Any] = {"learning_rate": 1e-2, "warmup_steps": 1, "max_steps": steps, "evaluate_every": 2}
+    chosen |= {"rollouts": 8, "minibatch": 4, "inner_epochs": 2, "lm_coef": 0.1, "lm_batch": 2, "lm_length": 6}
+    task = Task(PROMPTS, 6, EOS, torch.arange(100) % 11)
+    settings = MiniLLMSettings(**chosen, lora=LORA)
+    start = {name: p.detach().clone() for name, p in trainable(pair.student).items()}
+
+    def distance(model: PreTrainedModel) -> dict[str, float]:
+        """From the start: so the weights that are kept are trained ones."""
+        return {"rouge_l": sum(float((p - start[name]).detach().norm()) for name, p in trainable(model).items())}
+
+    return MiniLLMRun(pair.student, pair.teacher, task, settings, Machine(4, 8), 0, distance)
+
+
+@pytest.mark.usefixtures("finished")
+def test_one_base_is_loaded_once_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    load = AutoModelForCausalLM.from_pretrained
+
+    def counted(name: str, *arguments: Any, **given: Any) -> Any:
+        opened.append(name)
+        return load(name, *arguments, **given)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
+    pair = loaded()
+    assert pair.shared
+    assert opened == ["base"]
+    ours, theirs = (dict(model.named_parameters()) for model in (pair.student, pair.teacher))
+    assert ours.keys() == theirs.keys()
+    for name, parameter in ours.items():
+        assert (parameter.data_ptr() == theirs[name].data_ptr()) == (".lora_" not in name), name
+
+
+@pytest.mark.usefixtures("finished")
+def test_the_teacher_has_the_teachers_adapter_and_keeps_it() -> None:
+    pair = loaded()
+    torch.testing.assert_close(logits(pair.teacher), logits(adapted(seed=7)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits(pair.student), logits(adapted(seed=3)), rtol=1e-5, atol=1e-5)
+    assert (logits(pair.teacher) - logits(pair.student)).abs().max() > 0.1
+    before = logits(pair.teacher)
+    started = logits(pair.student)
+    run_of(pair).train()
+    assert torch.equal(logits(pair.teacher), before), "training the student changed the teacher"
+    assert (logits(pair.student) - started).abs().max() > 1e-4
+    base = dict(tiny_model(dtype=torch.float32).named_parameters())
+    for name, parameter in pair.student.named_parameters():
+        if ".lora_" not in name:
+            assert torch.equal(parameter, base[name.replace(".base_layer", "")]), f"{name} of the base changed"
+
+
+@pytest.mark.usefixtures("finished")
+def test_sharing_the_base_changes_no_update() -> None:
+    """Beside two models loaded apart: same losses to rounding, since a merged teacher rounds differently."""
+    together, apart = loaded(), loaded()
+    apart = Pair(apart.student, load_model(Path("teacher")), apart.adapted, shared=False)
+    runs = [run_of(pair) for pair in (together, apart)]
+    for run in runs:
+        run.train()
+    for quantity in ("loss", "grad_norm", "reverse_kl"):
+        mine, theirs = ([value for _, value in run.curves.points[quantity]] for run in runs)
+        assert mine == pytest.approx(theirs, rel=1e-3), quantity
+    for one, other in zip(*(trainable(run.student).values() for run in runs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_stopped_run_of_an_adapter_goes_on_to_the_same_bytes() -> None:
+    whole = run_of(loaded())
+    whole.train()
+    states = ResumeStore("x", "a")
+
+    def killed(run: MiniLLMRun) -> None:
+        if run.step == 3:
+            store(run, states)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_of(loaded()).train(killed)
+    state = states.load()
+    assert state is not None
+    assert all(".lora_" in name for name in state.tensors["student"])
+    again = run_of(loaded())
+    restore(again, states)
+    again.train()
+    for one, other in zip(trainable(again.student).values(), trainable(whole.student).values(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.usefixtures("finished")
+def test_what_cannot_share_does_not() -> None:
+    full = loaded(None)
+    assert not full.shared and full.adapted is None and not has_adapter(full.student)
+    other_shape = loaded(LoraSettings(r=3))
+    assert not other_shape.shared, "a fresh adapter stands on the merged start, which is no longer the base"
+    torch.testing.assert_close(logits(other_shape.student), logits(adapted(seed=3)), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ModelError, match="write `save: merged`"):
+        loaded(LoraSettings(r=3, save="adapter"))
+    shutil.rmtree("teacher")
+    tiny_model(seed=5, dtype=torch.float32).save_pretrained("teacher")
+    assert not loaded().shared
+
+
+def test_a_fresh_adapter_on_the_teachers_own_base_shares_it() -> None:
+    """Self-distillation: the teacher is the base itself, or an adapter of it, and the student starts from it."""
+    tiny_model(dtype=torch.float32).save_pretrained("base")
+    for folder in ("init", "teacher"):
+        Path(folder).mkdir()
+        write_json(Path(folder) / "reference.json", {"path": "base"})
+    pair = loaded()
+    assert pair.shared
+    assert torch.equal(logits(pair.student), logits(pair.teacher))
+    assert trainable(pair.student)
+    assert not has_adapter(pair.teacher)
+
+
+def test_shared_tensors_move_together() -> None:
+    model = tiny_model(dtype=torch.float32)
+    other = with_shared_weights(model)
+    with torch.no_grad():
+        next(iter(model.parameters())).add_(1.0)
+    assert torch.equal(logits(model), logits(other))
