@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.data.prompts import encode, render
+from distill.data.prompts import encode, fit_prompts, render
 from distill.models.parts import backbone, head
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
@@ -27,13 +27,14 @@ _POSITIONS = 2048
 def encode_rows(
     tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, rows: Sequence[dict[str, Any]]
 ) -> list[Example]:
-    """Rows of `evaluation/<set>.jsonl` with their first reference; long prompts keep their first tokens."""
+    """Rows of `evaluation/<set>.jsonl` with their first reference; prompts over the limit are cut."""
     texts = [render(prompt, row["instruction"], row["input"]) for row in rows]
     references = [row["output"][0] for row in rows]
     pairs = encode(tokenizer, prompt, texts, references)
+    prompts = fit_prompts(tokenizer, prompt, [prompt_ids for prompt_ids, _ in pairs])
     return [
-        Example(number, prompt_ids[: prompt.max_prompt_tokens], response_ids, reference)
-        for number, ((prompt_ids, response_ids), reference) in enumerate(zip(pairs, references, strict=True))
+        Example(number, prompts[number], response_ids, reference)
+        for number, ((_, response_ids), reference) in enumerate(zip(pairs, references, strict=True))
     ]
 
 

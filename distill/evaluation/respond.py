@@ -12,7 +12,7 @@ from distill.generation.settings import EvaluationSettings
 from distill.generation.validation import decode_text
 from distill.project.errors import DataError
 from distill.project.randomness import key
-from distill.data.prompts import encode_prompts, render
+from distill.data.prompts import encode_prompts, fit_prompts, render
 from distill.text.settings import PromptSettings
 
 
@@ -29,7 +29,7 @@ def respond(
 ) -> list[dict[str, Any]]:
     """One row `{id, seed, text, tokens, truncated}` for each example and seed, in that order of seeds.
 
-    Prompts over the limit keep their first tokens, as in the paper's protocol. Draws are keyed by (seed, set,
+    Prompts over the limit are cut (`fit_prompts`). Draws are keyed by (seed, set,
     example), so two models answer with the same random numbers. What is `finished` is not sampled again.
 
     Raises: DataError for an empty set.
@@ -37,7 +37,7 @@ def respond(
     if not rows:
         raise DataError(f"the evaluation set `{name}` has no rows; check evaluation/{name}.report.json")
     texts = [render(prompt, row["instruction"], row["input"]) for row in rows]
-    ids = [tokens[: prompt.max_prompt_tokens] for tokens in encode_prompts(tokenizer, prompt, texts)]
+    ids = fit_prompts(tokenizer, prompt, encode_prompts(tokenizer, prompt, texts))
     pairs = [(seed, i) for seed in evaluation.seeds for i in range(len(rows))]
     responses = sample_remaining(
         model,

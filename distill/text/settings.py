@@ -23,6 +23,8 @@ class PromptSettings(Settings):
     """Responses are cut here, in training and in generation; a cut response has no end-of-sequence token."""
     chat_template: bool = False
     """Wrap the rendered text as one user turn with the tokenizer's own chat template."""
+    system: str | None = None
+    """With `chat_template`: the system turn before it; null leaves it to the template."""
 
     @model_validator(mode="after")
     def _placeholders(self) -> PromptSettings:
@@ -30,6 +32,8 @@ class PromptSettings(Settings):
             raise ValueError("`with_input` must contain {instruction} and {input}")
         if "{instruction}" not in self.without_input:
             raise ValueError("`without_input` must contain {instruction}")
+        if self.system is not None and not self.chat_template:
+            raise ValueError("`system` is a turn of a chat; set `chat_template: true` or remove it")
         return self
 
 
@@ -47,9 +51,14 @@ class TokenizerSettings(Settings):
     """Learn it from the training rows and the corpus."""
     source: Reference | None = None
     """Take it from a hub id or a folder (a folder may hold just GPT-2's `vocab.json` and `merges.txt`)."""
+    eos_token: str | None = None
+    """The token of `source` that ends a response, where its own end-of-sequence token is another: `<|im_end|>` for
+    models that end a turn of a chat with it."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> TokenizerSettings:
         if (self.train is None) == (self.source is None):
             raise ValueError("give exactly one of `train` and `source`")
+        if self.eos_token is not None and self.source is None:
+            raise ValueError("`eos_token` is for a tokenizer from elsewhere; one learned here has its own")
         return self

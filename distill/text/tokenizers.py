@@ -20,7 +20,12 @@ def build_tokenizer(settings: TokenizerSettings, texts: Iterable[str]) -> PreTra
     if settings.train is not None:
         return learn_bpe(texts, settings.train.vocab_size)
     assert settings.source is not None  # the settings hold exactly one of the two
-    return load_tokenizer(settings.source)
+    tokenizer = load_tokenizer(settings.source)
+    if settings.eos_token is not None:
+        if settings.eos_token not in tokenizer.get_vocab():
+            raise ModelError(f"{settings.source} has no token {settings.eos_token!r}; correct `tokenizer.eos_token`")
+        tokenizer.eos_token = settings.eos_token
+    return tokenizer
 
 
 def learn_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

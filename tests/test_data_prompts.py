@@ -1,0 +1,137 @@
+"""Prompts as token ids: with and without BOS, as a chat or not, and never other ids in training than in use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from distill.data.prompts import encode, encode_prompts, fit_prompts, render
+from distill.project.errors import ModelError, SettingsError
+from distill.project.settings import parse
+from distill.text.settings import PromptSettings, TokenizerSettings
+from distill.text.tokenizers import build_tokenizer, load_tokenizer
+
+SPECIAL = ["<eos>", "<bos>", "<turn>", "<end>"]
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
+)
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn here') }}{% endif %}" + CHAT
+
+
+def tokenizer(chat: str | None = CHAT, *, bos: bool = True, joins: bool = False) -> PreTrainedTokenizerFast:
+    """Bytes as tokens; with `joins` a newline and the letter after it are one token."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("Ċ", "y")] if joins else []  # Ċ is the newline
+    words = [*SPECIAL, *letters, *("".join(pair) for pair in merges)]
+    made = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, merges))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(SPECIAL)
+    if bos:
+        made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    found = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>", bos_token="<bos>")
+    found.chat_template = chat
+    return found
+
+
+def settings(**given: object) -> PromptSettings:
+    place = {"with_input": "{instruction} {input}\n", "without_input": "{instruction}\n"}
+    return PromptSettings.model_validate({**place, "max_prompt_tokens": 40, "max_response_tokens": 9, **given})
+
+
+PLAIN, CHATTING = settings(), settings(chat_template=True)
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_a_prompt_begins_with_bos_where_the_tokenizer_says_so(bos: bool) -> None:
+    reader = tokenizer(bos=bos)
+    [(prompt_ids, response_ids)] = encode(reader, PLAIN, ["hi\n"], ["yo"])
+    assert reader.decode(prompt_ids) == ("<bos>" if bos else "") + "hi\n"
+    assert reader.decode(response_ids) == "yo<eos>", "no BOS in the middle"
+    assert encode_prompts(reader, PLAIN, ["hi\n"]) == [prompt_ids]
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_a_chat_has_the_special_tokens_of_its_template_once(bos: bool) -> None:
+    reader = tokenizer(bos=bos)
+    [(prompt_ids, response_ids)] = encode(reader, CHATTING, [render(CHATTING, "hi", "")], ["yo"])
+    assert reader.decode(prompt_ids) == "<bos><turn>user\nhi\n<end>\n<turn>assistant\n"
+    assert reader.decode(response_ids) == "yo<eos>"
+    assert prompt_ids.count(reader.convert_tokens_to_ids("<turn>")) == 2
+
+
+def test_a_system_turn_comes_first() -> None:
+    spoken = settings(chat_template=True, system="Be brief.")
+    [ids] = encode_prompts(tokenizer(), spoken, ["hi"])
+    assert tokenizer().decode(ids).startswith("<bos><turn>system\nBe brief.<end>\n<turn>user\nhi<end>")
+    with pytest.raises(ModelError, match=r"no system turn here\); remove `prompt.system`"):
+        encode_prompts(tokenizer(NO_SYSTEM), spoken, ["hi"])
+    with pytest.raises(SettingsError, match="set `chat_template: true` or remove it"):
+        parse({**PLAIN.model_dump(), "system": "Be brief."}, PromptSettings, "profile: prompt")
+
+
+def test_a_chat_needs_a_template() -> None:
+    with pytest.raises(ModelError, match="has no chat template; turn it off"):
+        encode(tokenizer(None), CHATTING, ["hi"], ["yo"])
+
+
+@pytest.mark.parametrize("prompt", [PLAIN, CHATTING], ids=["plain", "chat"])
+def test_where_prompt_and_response_would_join_the_prompt_keeps_its_ids(prompt: PromptSettings) -> None:
+    """Trap 7: jointly tokenised, the last newline of the prompt and the y of the response are one token."""
+    reader = tokenizer(joins=True)
+    text = render(prompt, "hi", "")
+    rows = encode(reader, prompt, [text, text], ["yo", "oy"])
+    alone = encode_prompts(reader, prompt, [text])[0]
+    assert [ids for ids, _ in rows] == [alone, alone]
+    assert [reader.decode(ids) for _, ids in rows] == ["yo<eos>", "oy<eos>"]
+    whole = reader(reader.decode(alone) + "yo", add_special_tokens=False)["input_ids"]
+    assert whole[: len(alone)] != alone, "this tokenizer joins them, or the test shows nothing"
+
+
+def test_prompt_and_response_are_tokenised_together_where_they_do_not_join() -> None:
+    """A pair that joins inside the response stays one token, in a chat too."""
+    reader = tokenizer(joins=True)
+    for prompt in (PLAIN, CHATTING):
+        [(_, ids)] = encode(reader, prompt, ["hi"], ["o\nyo"])
+        assert [reader.decode([i]) for i in ids] == ["o", "\ny", "o", "<eos>"]
+
+
+def test_a_long_prompt_keeps_its_first_tokens_and_a_chat_its_end_too() -> None:
+    reader = tokenizer()
+    long = "abcdefgh" * 9
+    [plain] = fit_prompts(reader, PLAIN, encode_prompts(reader, PLAIN, [long]))
+    assert reader.decode(plain) == "<bos>" + long[:39]
+    [ids, short] = fit_prompts(reader, CHATTING, encode_prompts(reader, CHATTING, [long, "hi"]))
+    assert len(ids) == 40
+    whole = str(reader.decode(ids))
+    assert whole.startswith("<bos><turn>user\nabcdefgh")
+    assert whole.endswith("<end>\n<turn>assistant\n")
+    assert reader.decode(short) == "<bos><turn>user\nhi<end>\n<turn>assistant\n"
+    narrow = settings(chat_template=True, max_prompt_tokens=10)
+    prompts = encode_prompts(reader, narrow, [long])
+    with pytest.raises(ModelError, match="raise `max_prompt_tokens`"):
+        fit_prompts(reader, narrow, prompts)
+
+
+def test_the_token_that_ends_a_turn_can_be_the_end_of_a_response(tmp_path: Path) -> None:
+    tokenizer().save_pretrained(tmp_path)
+    chosen = TokenizerSettings.model_validate({"source": str(tmp_path), "eos_token": "<end>"})
+    built = build_tokenizer(chosen, [])
+    built.save_pretrained(tmp_path / "family")
+    reader = load_tokenizer(tmp_path / "family")
+    [(_, ids)] = encode(reader, CHATTING, ["hi"], ["yo"])
+    assert reader.decode(ids) == "yo<end>"
+    with pytest.raises(ModelError, match=r"has no token '<stop>'; correct `tokenizer\.eos_token`"):
+        build_tokenizer(chosen.model_copy(update={"eos_token": "<stop>"}), [])
+
+
+def test_a_tokenizer_without_a_pad_token_gets_one(tmp_path: Path) -> None:
+    """Masks come from lengths, so any id will do."""
+    bare = tokenizer()
+    assert bare.pad_token is None
+    bare.save_pretrained(tmp_path)
+    assert load_tokenizer(tmp_path).pad_token == "<eos>"
