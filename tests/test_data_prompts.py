@@ -61,13 +61,13 @@ def test_a_chat_has_the_special_tokens_of_its_template_once(bos: bool) -> None:
     [(prompt_ids, response_ids)] = encode(reader, CHATTING, [render(CHATTING, "hi", "")], ["yo"])
     assert reader.decode(prompt_ids) == "<bos><turn>user\nhi\n<end>\n<turn>assistant\n"
     assert reader.decode(response_ids) == "yo<eos>"
-    assert prompt_ids.count(reader.convert_tokens_to_ids("<turn>")) == 2
+    assert prompt_ids.count(reader.get_vocab()["<turn>"]) == 2
 
 
 def test_a_system_turn_comes_first() -> None:
     spoken = settings(chat_template=True, system="Be brief.")
     [ids] = encode_prompts(tokenizer(), spoken, ["hi"])
-    assert tokenizer().decode(ids).startswith("<bos><turn>system\nBe brief.<end>\n<turn>user\nhi<end>")
+    assert str(tokenizer().decode(ids)).startswith("<bos><turn>system\nBe brief.<end>\n<turn>user\nhi<end>")
     with pytest.raises(ModelError, match=r"no system turn here\); remove `prompt.system`"):
         encode_prompts(tokenizer(NO_SYSTEM), spoken, ["hi"])
     with pytest.raises(SettingsError, match="set `chat_template: true` or remove it"):
@@ -88,7 +88,7 @@ def test_where_prompt_and_response_would_join_the_prompt_keeps_its_ids(prompt: P
     alone = encode_prompts(reader, prompt, [text])[0]
     assert [ids for ids, _ in rows] == [alone, alone]
     assert [reader.decode(ids) for _, ids in rows] == ["yo<eos>", "oy<eos>"]
-    whole = reader(reader.decode(alone) + "yo", add_special_tokens=False)["input_ids"]
+    whole = reader(f"{reader.decode(alone)}yo", add_special_tokens=False)["input_ids"]
     assert whole[: len(alone)] != alone, "this tokenizer joins them, or the test shows nothing"
 
 
