@@ -31,6 +31,7 @@ from distill.project.settings import Settings, lookup, parse, read_yaml, section
 from distill.project.table import PARAMS, Table, profile_path, read_profile, read_table
 from distill.runs.hardware import HardwareSettings
 from distill.text.settings import PromptSettings, TokenizerSettings
+from stages.check_models import family_tokenizer, unfit_models
 from stages.watched import unwritten_params, unwritten_settings
 
 _MD5 = "0" * 32
@@ -228,6 +229,9 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
             rows = table.students.items()
             used = [student for student, row in rows if row.family == name and student in profile.recipe.students]
             faults += unwritten_settings(profile_path(name), used)
+            if name in table.families:
+                sources = model_sources(f"profiles/{name}.yaml", profile.recipe, used)
+                faults += unfit_models(sources, family_tokenizer(name, profile.recipe.tokenizer))
     for family in table.families:
         if (profile := profiles.get(family)) is not None:
             faults += [f"profiles/{family}.yaml: {fault}" for fault in pseudo_faults(profile.recipe.pseudo, os.environ)]
@@ -248,6 +252,19 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
             if not place.startswith("data/") and not Path(place).exists():
                 faults.append(f"{PARAMS}: {kind}.{name}: {place} does not exist; correct the path or fetch the data")
     return faults
+
+
+def model_sources(profile: str, recipe: Recipe, students: list[str]) -> dict[str, ModelReference]:
+    """Every model from elsewhere that the family's teacher and these students name, by its place in the profile."""
+    found = {f"{profile}: recipe.teacher.from": recipe.teacher.taken}
+    parts: dict[str, Settings] = {"recipe.teacher": recipe.teacher}
+    parts |= {f"recipe.students.{name}": recipe.students[name] for name in students}
+    for place, part in parts.items():
+        for name in type(part).model_fields:
+            section = getattr(part, name)
+            if isinstance(section, ModelSettings | Taken):
+                found[f"{profile}: {place}.{name}"] = section.source
+    return {place: source for place, source in found.items() if source is not None}
 
 
 def method_faults(profile: str, student: str, recipe: Recipe, methods: list[str]) -> list[str]:

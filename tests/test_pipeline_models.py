@@ -199,7 +199,7 @@ def edit_json(path: Path, **changes: Any) -> None:
         (other_width, "fetch it again, or correct its config.json"),
         (unknown_architecture, "model type `gpt9`"),
         (without_tokenizer, "holds no tokenizer; put its tokenizer.json there, or correct the name"),
-        (other_tokenizer, "need one tokenizer; use a student of the teacher's family, or train this one by SeqKD"),
+        (other_tokenizer, "need one tokenizer; use a student of the teacher's family, or train this one by SeqKD in a"),
         (shutil.rmtree, "does not exist; run `dvc repro` for a family's own, or correct the path"),
     ],
 )

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.models.lora import merge_adapter, read_adapter
-from distill.models.origins import origin
+from distill.models.origins import origin, require_weights
 from distill.project.errors import ModelError
 from distill.project.references import Reference
 
@@ -34,7 +34,7 @@ def load_weights(reference: Reference, dtype: str = "float32") -> PreTrainedMode
     Raises: as `load_model`.
     """
     if reference.path is not None:
-        _require_weights(Path(reference.path))
+        require_weights(Path(reference.path))
     try:
         loaded = AutoModelForCausalLM.from_pretrained(
             reference.name,
@@ -60,20 +60,6 @@ def load_weights(reference: Reference, dtype: str = "float32") -> PreTrainedMode
             f"({', '.join(absent[:3])}, …); fetch it again, or correct its config.json"
         )
     return model
-
-
-def _require_weights(folder: Path) -> None:
-    """Refuse a folder without a model, or with pickled weights alone: these can run code when they are read."""
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{folder} holds no model (no config.json); run `dvc repro` for a stage's own model, correct the path, "
-            "or write a hub id with its commit: owner/name@<40 digits>"
-        )
-    if not any(folder.glob("*.safetensors")) and (pickled := sorted(folder.glob("*.bin"))):
-        raise ModelError(
-            f"{folder} holds its weights as pickles ({pickled[0].name}), which can run code when they are read; "
-            "convert them once, if you trust them, by the command in docs/models.md, and name the new folder"
-        )
 
 
 def initialise_model(init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:

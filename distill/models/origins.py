@@ -63,3 +63,20 @@ def unmerged_origin(folder: Path) -> Origin:
         return origin(folder)
     base = Reference(hub=name, revision=revision, unpinned=True) if revision else Reference(path=name)
     return Origin(base, Reference(path=str(folder / ADAPTER_FOLDER)))
+
+
+def require_weights(folder: Path) -> None:
+    """Refuse a folder without a model, or with pickled weights alone: these can run code when they are read.
+
+    Raises: ModelError.
+    """
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} holds no model (no config.json); run `dvc repro` for a stage's own model, correct the path, "
+            "or write a hub id with its commit: owner/name@<40 digits>"
+        )
+    if not any(folder.glob("*.safetensors")) and (pickled := sorted(folder.glob("*.bin"))):
+        raise ModelError(
+            f"{folder} holds its weights as pickles ({pickled[0].name}), which can run code when they are read; "
+            "convert them once, if you trust them, by the command in docs/models.md, and name the new folder"
+        )

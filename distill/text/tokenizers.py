@@ -102,9 +102,13 @@ def require_same_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrained
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     differing = [t for t in sorted(ours.keys() | theirs.keys()) if ours.get(t) != theirs.get(t)]
     if differing:
-        shown = ", ".join(repr(token) for token in differing[:5])
+        shown = ", ".join(f"{token!r} is {_id(theirs, token)} and {_id(ours, token)}" for token in differing[:3])
         raise ModelError(
             f"teacher and student tokenizers differ in {len(differing)} tokens ({shown}, …): KD and MiniLLM "
             "compare distributions token by token and need one tokenizer; use a student of the teacher's "
-            "family, or train this one by SeqKD (`methods: [sft, seqkd]`)"
+            "family, or train this one by SeqKD in a family of its own (docs/models.md, Another tokenizer)"
         )
+
+
+def _id(vocabulary: dict[str, int], token: str) -> str:
+    return str(vocabulary.get(token, "absent"))
