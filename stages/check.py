@@ -114,7 +114,14 @@ def main() -> None:
     """Print what was found sound, or every fault at once."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", action="store_true", help="every profile and evaluation set, used or not")
-    everything = parser.parse_args().all
+    faults, profiles, sets = found_faults(parser.parse_args().all)
+    if faults:
+        raise SettingsError("the settings have faults:\n  " + "\n  ".join(faults))
+    print(f"settings: {profiles} profile(s) and {sets} evaluation set(s) are sound")
+
+
+def found_faults(everything: bool) -> tuple[list[str], int, int]:
+    """(faults, profiles looked at, evaluation sets looked at), of what params.yaml names or of everything there is."""
     faults = lock_faults(Path("dvc.lock"))
     table = _attempt(faults, read_table)
     evaluation = _attempt(faults, lambda: section(PARAMS, "evaluation", EvaluationSettings))
@@ -136,9 +143,7 @@ def main() -> None:
     if table is not None and evaluation is not None and judge is not None:
         found = judge_faults(judge, table.datasets, evaluation.seeds, os.environ)
         faults += [f"{PARAMS}: {fault}" for fault in found]
-    if faults:
-        raise SettingsError("the settings have faults:\n  " + "\n  ".join(dict.fromkeys(faults)))
-    print(f"settings: {len(profiles)} profile(s) and {len(sets)} evaluation set(s) are sound")
+    return list(dict.fromkeys(faults)), len(profiles), len(sets)
 
 
 def _attempt(faults: list[str], read: Callable[..., Any]) -> Any:

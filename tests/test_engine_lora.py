@@ -166,7 +166,11 @@ def test_a_checkpoint_is_merged_with_the_adapter_beside_it() -> None:
     model = adapted()
     wanted = logits(model)
     save_checkpoint(model, TOKENIZER, Path("done"), {}, Adapted(LoraSettings(r=2), Reference(path="base")))
+    assert torch.equal(logits(model), wanted), "saving a run's best weights must not end the run"
     plain = AutoModelForCausalLM.from_pretrained("done")
+    merge_adapter(model)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(dict(plain.named_parameters())[name], parameter, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(logits(plain), wanted, rtol=1e-4, atol=1e-4)
     assert torch.equal(logits(load_model(Path("done"))), logits(plain))
     assert read_json(Path("done/adapter/adapter_config.json"))["base_model_name_or_path"] == "base"

@@ -23,13 +23,12 @@ from stages import kd as kd_stage
 from tests.test_data_prompts import CHAT, tokenizer
 from tests.test_engine_losses import minillm as minillm_settings
 from tests.test_engine_supervised import trained
-from tests.test_pipeline_models import in_folder, only_pickle
+from tests.test_pipeline_models import only_pickle
 from tests.test_pipeline_stand_in import refusal, whole_params
 from tests.tiny_models import ARCHITECTURES, EOS, tiny_model
-from tests.tiny_pipeline import PROFILE, ROOT, edit
+from tests.tiny_pipeline import MINI, PROFILE, ROOT, edit, in_folder
 
 IDS = torch.arange(1, 9)[None]
-MINI = Path("profiles/mini.yaml")
 
 
 @pytest.fixture(autouse=True)

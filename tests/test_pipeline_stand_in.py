@@ -17,12 +17,8 @@ from distill.models.settings import LoraSettings
 from distill.project.settings import read_yaml
 from distill.text.tokenizers import learn_bpe, load_tokenizer
 from stages import base, check, evalset, kd, minillm, prepare, pseudo, respond, seqkd, sft
-from tests.test_pipeline_models import Stage, in_folder
 from tests.tiny_models import tiny_model
-from tests.tiny_pipeline import DELETED, PROFILE, ROOT, TABLE, edit
-
-MINI = Path("profiles/mini.yaml")
-SMALL = "recipe.students.small"
+from tests.tiny_pipeline import DELETED, MINI, PROFILE, ROOT, SMALL, TABLE, Stage, edit, in_folder
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,7 @@ class MiniLLMRun:
     @contextmanager
     def at_best(self) -> Iterator[None]:
         """Inside, the student has its best weights so far; afterwards those it had."""
-        now = {name: parameter.detach().clone() for name, parameter in self.student.named_parameters()}
+        now = {name: parameter.detach().clone() for name, parameter in trainable(self.student).items()}
         self.student.load_state_dict(self.best_weights, strict=False)
         try:
             yield

@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from distill.models.lora import has_adapter, merge_adapter, save_adapter
+from distill.models.lora import has_adapter, merged_weights, save_adapter
 from distill.models.origins import ADAPTER_FOLDER, REFERENCE_FILE, origin
 from distill.models.settings import LoraSettings
 from distill.project.errors import ModelError
@@ -40,19 +40,20 @@ def save_checkpoint(
 ) -> None:
     """Write model, tokenizer and `meta.json` as one folder, or nothing at all.
 
-    A LoRA adapter in the model is written to `adapter/`, then merged into the weights or, where `adapted` says so,
-    left apart from them. Raises: ModelError when it cannot be left apart.
+    A LoRA adapter in the model is written to `adapter/`, beside the weights it is merged into or, where `adapted`
+    says so, beside a pointer to its base; the model itself goes on as it is.
+
+    Raises: ModelError when the adapter cannot be apart from its base.
     """
     with fresh_dir(folder) as aside:
-        apart = False
         if has_adapter(model):
             base = None if adapted is None else adapted.base
-            apart = adapted is not None and adapted.settings.save == "adapter"
             save_adapter(model, aside / ADAPTER_FOLDER, base)
-            if apart:
+            if adapted is not None and adapted.settings.save == "adapter":
                 write_json(aside / REFERENCE_FILE, require_elsewhere(base).model_dump())
-            merge_adapter(model)
-        if not apart:
+            else:
+                model.save_pretrained(aside, state_dict=merged_weights(model))
+        else:
             model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         write_json(aside / "meta.json", {**meta, "versions": library_versions()})

@@ -165,6 +165,20 @@ def merge_adapter(model: PreTrainedModel) -> None:
     del cast(Any, model).peft_config
 
 
+def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights with the adapter's products added, by their names in a model without one; `model` stays as it is."""
+    from peft.tuners.lora import LoraLayer
+
+    added = {f"{name}.weight": cast(Any, m) for name, m in model.named_modules() if isinstance(m, LoraLayer)}
+    found: dict[str, Tensor] = {}
+    for name, values in model.state_dict().items():
+        if ".lora_" not in name:
+            plain = name.replace(".base_layer.", ".")
+            products = added[plain].get_delta_weight(_NAME).to(values) if plain in added else None
+            found[plain] = values if products is None else values + products
+    return found
+
+
 def same_shape(source: Reference, settings: LoraSettings) -> bool:
     """Whether an adapter is one that `settings` would make, so that training can go on with it."""
     if source.path is None:
