@@ -49,6 +49,9 @@ def examine(teacher: Reference, student: Reference) -> Models:
 def _size(source: Reference) -> tuple[int, int]:
     """(parameters, positions), from the configuration alone."""
     import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:

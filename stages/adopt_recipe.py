@@ -121,8 +121,9 @@ def _prompt(adoption: Adoption) -> list[str]:
         "  prompt:",
         f"    with_input: {json.dumps(templates[0])}",
         f"    without_input: {json.dumps(templates[1])}",
-        f"    max_prompt_tokens: {half}      # {limit}; longer prompts are left out of training and counted",
-        f"    max_response_tokens: {half}    # {limit}",
+        f"    # Both are {limit}; longer prompts are left out of training and counted.",
+        f"    max_prompt_tokens: {half}",
+        f"    max_response_tokens: {half}",
     ]
     if adoption.models.chat:
         lines.append("    chat_template: true")
@@ -155,11 +156,13 @@ def _models(adoption: Adoption) -> list[str]:
         f"    {adoption.name}-student:",
         f"      model: {{source: {_reference(adoption.student)}}}",
         f"      # Rate and epochs as {student.like}; 32 is the smaller of the paper's two batches.",
-        f"      init: {{{same}, epochs: 3, select: loss}}    # MiniLLM's start: 3 epochs, lowest validation loss",
+        "      # `init` is MiniLLM's start: 3 epochs, lowest validation loss. `seqkd_multi` and `single_step` are controls",
+        "      # of this project, not of the paper.",
+        f"      init: {{{same}, epochs: 3, select: loss}}",
         f"      sft: {{{same}, epochs: {student.epochs}}}",
         f"      kd: {{{same}, epochs: {student.epochs}, kd_ratio: 0.5}}",
         f"      seqkd: {{{same}, epochs: {student.epochs}, samples_per_prompt: 1}}",
-        f"      seqkd_multi: {{{same}, epochs: 3, samples_per_prompt: 8}}    # a control of this project",
+        f"      seqkd_multi: {{{same}, epochs: 3, samples_per_prompt: 8}}",
     ]
     return [*lines, *_minillm(adoption)]
 
@@ -168,16 +171,22 @@ def _minillm(adoption: Adoption) -> list[str]:
     steps = adoption.steps
     reason = "the paper's" if steps == 5000 else "ten passes over the prompts, at which the scripts stop"
     text = "lm_coef: 1.0, lm_batch: 64, lm_length: 512" if adoption.corpus is not None else "lm_coef: 0.0"
-    shown = (
-        f"preset: reference, learning_rate: 5e-6, max_steps: {steps}, warmup_steps: {min(100, steps // 10)}, "
-        f"evaluate_every: {min(100, steps)}, {text}"
-    )
-    plain = "" if adoption.corpus is not None else " No plain text was given, so L_PT is off (`--corpus`)."
+    shown = [
+        f"        {{preset: reference, learning_rate: 5e-6, max_steps: {steps}, warmup_steps: {min(100, steps // 10)}, "
+        f"evaluate_every: {min(100, steps)},",
+        f"         {text}",
+    ]
+    plain = [] if adoption.corpus is not None else ["      # No plain text was given, so L_PT is off (`--corpus`)."]
     return [
-        f"      # The paper: rate 5e-6 for every size, 256 rollouts, mini-batch 64, 4 inner epochs. Steps: {reason}.",
-        f"      # `reference` is the formula of the released code.{plain}",
-        f"      minillm: {{{shown}}}",
-        f"      single_step: {{{shown}, policy_gradient: false}}    # a control of this project",
+        "      # The paper: rate 5e-6 for every size, 256 rollouts, mini-batch 64, 4 inner epochs.",
+        f"      # Steps: {reason}. `reference` is the formula of the released code.",
+        *plain,
+        "      minillm:",
+        *shown[:-1],
+        f"{shown[-1]}}}",
+        "      single_step:",
+        *shown[:-1],
+        f"{shown[-1]}, policy_gradient: false}}",
         "",
     ]
 
