@@ -29,7 +29,11 @@ def examine(teacher: Reference, student: Reference) -> Models:
 
     Raises: ModelError when one cannot be read, or the tokenizers differ.
     """
+    import torch
+
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
 
     tokenizer = load_tokenizer(student)
@@ -49,9 +53,6 @@ def examine(teacher: Reference, student: Reference) -> Models:
 def _size(source: Reference) -> tuple[int, int]:
     """(parameters, positions), from the configuration alone."""
     import torch
-
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
