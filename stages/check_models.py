@@ -6,6 +6,7 @@ What cannot be looked at now (the hub is out of reach) is left to the stage `bas
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from distill.models.origins import origin, require_weights
 from distill.project.errors import ModelError
 from distill.project.references import ModelReference, Reference
 from distill.text.settings import TokenizerSettings
+
+_SECONDS = 5.0
 
 
 def family_tokenizer(family: str, settings: TokenizerSettings) -> Reference | None:
@@ -31,26 +34,46 @@ def unfit_models(sources: Mapping[str, ModelReference], family: Reference | None
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
 
-    faults = []
+    named = [*sources.values(), *([] if family is None else [family])]
+    cached = any(source.hub is not None for source in named) and not _hub_answers()
+    faults: list[str] = []
+    unseen: list[str] = []
     shared = None
-    try:
-        shared = None if family is None else load_tokenizer(family)
-    except ModelError as error:
-        if family is not None and family.path is not None:
-            faults.append(f"recipe.tokenizer: {error}")
+    if family is not None:
+        try:
+            shared = load_tokenizer(family, cached)
+        except ModelError as error:
+            (unseen if cached and family.hub is not None else faults).append(f"recipe.tokenizer: {error}")
     for place, source in sources.items():
         try:
             base = origin(source).base
             if base.path is not None:
                 require_weights(Path(base.path))
-            own = load_tokenizer(base)
+            own = load_tokenizer(base, cached)
         except ModelError as error:
-            if source.path is not None:
-                faults.append(f"{place}: {error}")
+            (unseen if cached and source.hub is not None else faults).append(f"{place}: {error}")
             continue
         try:
             if shared is not None:
                 require_same_tokenizer(shared, own)
         except ModelError as error:
             faults.append(f"{place}: {error}")
+    if unseen:
+        print(
+            f"note: the hub is out of reach, so {len(unseen)} model(s) were not looked at: {unseen[0]}", file=sys.stderr
+        )
     return faults
+
+
+def _hub_answers() -> bool:
+    """Within seconds, where the hub's own client would try for minutes."""
+    import httpx
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        httpx.head(constants.ENDPOINT, timeout=_SECONDS)
+    except httpx.TransportError:
+        return False
+    return True

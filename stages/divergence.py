@@ -20,6 +20,7 @@ def main() -> None:
     """Write analyses/<student>/divergence.json, nats a token by method, and the traces it is made of."""
     from distill.evaluation.divergence import sample, trace
     from distill.text.examples import read_examples
+    from distill.text.tokenizers import id_count
     from stages.experiment import read_experiment
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -27,11 +28,13 @@ def main() -> None:
     experiment = read_experiment(parser.parse_args().student, "divergence")
     methods, seeds = read_table().methods, experiment.evaluation.seeds
     prompts = [example.prompt_ids for example in read_examples(experiment.data / "valid.parquet")]
+    tokenizer = experiment.tokenizer()
     draw = partial(
         sample,
         prompts=prompts,
         max_new_tokens=experiment.prompt.max_response_tokens,
-        eos_id=int(experiment.tokenizer().eos_token_id),
+        eos_id=int(tokenizer.eos_token_id),
+        vocabulary=id_count(tokenizer),
         batch_size=experiment.hardware.decode_batch,
     )
     batch = experiment.hardware.micro_batch

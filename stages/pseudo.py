@@ -64,6 +64,7 @@ def _responses_of_teacher(
 ) -> pa.Table:
     from distill.evaluation.resumable import FinishedResponses, sample_remaining
     from distill.generation.validation import decode_text
+    from distill.text.tokenizers import id_count
 
     tokenizer = experiment.tokenizer()
     source = experiment.data / "train.parquet"
@@ -78,6 +79,7 @@ def _responses_of_teacher(
             eos_id=int(tokenizer.eos_token_id),
             batch_size=experiment.hardware.decode_batch,
             sampling=settings.sampling,
+            vocabulary=id_count(tokenizer),  # a student may lack the teacher's padding rows
             on_batch=progress.advance,
         )
     ids = [response.ids for response in responses]

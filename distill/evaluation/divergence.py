@@ -31,9 +31,12 @@ def sample(
     max_new_tokens: int,
     eos_id: int,
     batch_size: int,
+    vocabulary: int | None = None,
     keep_states: bool = True,
 ) -> list[Response]:
     """One plain ancestral sample for each prompt; two models get the same random numbers.
+
+    Ids from `vocabulary` on are never drawn: the other model, which is to read the sample, may lack them.
 
     `keep_states` keeps the model's last hidden states with them, which saves `trace` a pass.
     """
@@ -44,6 +47,7 @@ def sample(
         max_new_tokens=max_new_tokens,
         eos_id=eos_id,
         batch_size=batch_size,
+        vocabulary=vocabulary,
         keep="own states" if keep_states else "nothing",
     )
 

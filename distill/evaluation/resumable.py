@@ -58,6 +58,7 @@ def sample_remaining(
     eos_id: int,
     batch_size: int,
     sampling: SamplingSettings | None = None,
+    vocabulary: int | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[Sampled]:
     """As `sample_responses`, but leaving out what is `finished`; all responses, in the order of the prompts."""
@@ -75,6 +76,7 @@ def sample_remaining(
             eos_id=eos_id,
             batch_size=batch_size,
             sampling=sampling,
+            vocabulary=vocabulary,
         )
         finished.add({p: Sampled(r.ids, r.truncated) for p, r in zip(places, responses, strict=True)})
         if on_batch is not None:

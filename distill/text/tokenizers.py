@@ -49,8 +49,10 @@ def learn_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     )
 
 
-def load_tokenizer(source: Reference | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(source: Reference | Path, cached: bool = False) -> PreTrainedTokenizerBase:
     """Load a saved tokenizer; bare GPT-2 files (`vocab.json`, `merges.txt`) are enough.
+
+    `cached` asks no hub: only what has been fetched before is there.
 
     Raises: ModelError, ending with the fix.
     """
@@ -64,7 +66,9 @@ def load_tokenizer(source: Reference | Path) -> PreTrainedTokenizerBase:
         if (folder / "vocab.json").is_file() and not (folder / "tokenizer_config.json").is_file():
             return _load_gpt2_files(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(reference.name, revision=reference.revision or "main")
+        tokenizer = AutoTokenizer.from_pretrained(
+            reference.name, revision=reference.revision or "main", local_files_only=cached
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
@@ -92,6 +96,11 @@ def _load_gpt2_files(folder: Path) -> PreTrainedTokenizerBase:
         pad_token=END_OF_TEXT,
     )
     return tokenizer
+
+
+def id_count(tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many ids have a token: a model may have more rows, which are padding and no text."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def require_same_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
