@@ -57,6 +57,11 @@ class TeacherRecipe(Settings):
     sft: SFTSettings | None = None
     taken: ModelReference | None = Field(default=None, alias="from")
 
+    @property
+    def origin(self) -> ModelSettings:
+        """The model that is fine-tuned, or the finished teacher as one."""
+        return self.model or ModelSettings(source=self.taken)
+
     @model_validator(mode="after")
     def _trained_or_taken(self) -> TeacherRecipe:
         if (self.sft is None) == (self.taken is None):
@@ -77,6 +82,12 @@ class StudentRecipe(Settings):
     minillm: MiniLLM
     seqkd_multi: SeqKD
     single_step: MiniLLM
+
+    @property
+    def origin(self) -> ModelSettings | None:
+        """The model that is trained, or the first finished student as one; None for a student without either."""
+        taken = (section for name in type(self).model_fields if isinstance(section := getattr(self, name), Taken))
+        return self.model or next((ModelSettings(source=each.source) for each in taken), None)
 
     @model_validator(mode="after")
     def _starts(self) -> StudentRecipe:

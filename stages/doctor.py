@@ -77,8 +77,9 @@ def row_findings(table: Table, profile: Profile, row: Row, machine: Machine, qui
     if not quick:
         from distill.preflight.tokenizers import tokenizer_finding
 
-        sources = {"family": profile.recipe.tokenizer.source, "teacher": profile.recipe.teacher.model.source}
-        sources["student"] = profile.recipe.students[row.student].model.source
+        recipe = profile.recipe
+        models = {"teacher": recipe.teacher.origin, "student": recipe.students[row.student].origin}
+        sources = {"family": recipe.tokenizer.source} | {who: model.source for who, model in models.items() if model}
         found.append(tokenizer_finding({who: source for who, source in sources.items() if source}, os.environ))
     found += length_findings(row, profile.recipe.prompt)
     found += memory_findings(row, machine)

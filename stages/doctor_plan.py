@@ -78,24 +78,28 @@ def plan_row(table: Table, profile: Profile, student: str, device: Device, devic
     def origin(model: ModelSettings) -> Origin:
         return origin_of(model, vocabulary, os.environ)
 
-    origins = {"teacher": origin(recipe.teacher.model), "student": origin(recipe.students[student].model)}
+    models = {"teacher": recipe.teacher.origin, "student": recipe.students[student].origin}
+    origins = {role: origin(model) for role, model in models.items() if model is not None}
     world = recipe.data.world
     lengths = read_lengths(data, recipe.prompt, world.train if world else None)
-    teacher, small = origins["teacher"].shape, origins["student"].shape
+    teacher, small = (origins[role].shape if role in origins else None for role in ("teacher", "student"))
     if teacher is None or small is None:
         return Row(student, origins, lengths, ())
     planner = _Planner(profile, lengths, teacher, small, placement(profile.hardware, device, devices))
     own = recipe.students[student]
-    plans = [
-        planner.supervised(f"teacher@{family}", Path("runs") / family / "teacher", recipe.teacher.sft, teacher, None),
-        planner.sampled(f"pseudo@{family}", data / "pseudo.parquet", recipe.pseudo.samples_per_prompt, teacher),
-    ]
+    plans = []
+    if recipe.teacher.sft is not None:
+        output = Path("runs") / family / "teacher"
+        plans.append(planner.supervised(f"teacher@{family}", output, recipe.teacher.sft, teacher, None))
+    if recipe.pseudo is not None:
+        samples = recipe.pseudo.samples_per_prompt
+        plans.append(planner.sampled(f"pseudo@{family}", data / "pseudo.parquet", samples, teacher))
     for name in dict.fromkeys(["init", *table.methods]):
         settings = getattr(own, name)
         stage, output = f"{name}@{student}", Path("runs") / student / name
         if isinstance(settings, MiniLLMSettings):
             plans.append(planner.minillm(stage, output, settings))
-        else:
+        elif isinstance(settings, SupervisedSettings):  # neither left out nor taken finished
             plans.append(planner.supervised(stage, output, settings, small, teacher if name == "kd" else None))
     return Row(student, origins, lengths, tuple(plans))
 
