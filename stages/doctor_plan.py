@@ -85,15 +85,22 @@ def plan_row(table: Table, profile: Profile, student: str, device: Device, devic
     teacher, small = (origins[role].shape if role in origins else None for role in ("teacher", "student"))
     if teacher is None or small is None:
         return Row(student, origins, lengths, ())
-    planner = _Planner(profile, lengths, teacher, small, placement(profile.hardware, device, devices))
-    own = recipe.students[student]
+    place = placement(profile.hardware, device, devices)
+    return Row(student, origins, lengths, plan_stages(table, profile, student, lengths, teacher, small, place))
+
+
+def plan_stages(
+    table: Table, profile: Profile, student: str, lengths: Lengths, teacher: Shape, small: Shape, place: Placement
+) -> tuple[Plan, ...]:
+    """The teacher's stage and those of every method, for models of these shapes."""
+    family, own, recipe = table.students[student].family, profile.recipe.students[student], profile.recipe
+    planner, runs = _Planner(profile, lengths, teacher, small, place), Path("runs") / family
     plans = []
     if recipe.teacher.sft is not None:
-        output = Path("runs") / family / "teacher"
-        plans.append(planner.supervised(f"teacher@{family}", output, recipe.teacher.sft, teacher, None))
+        plans.append(planner.supervised(f"teacher@{family}", runs / "teacher", recipe.teacher.sft, teacher, None))
     if recipe.pseudo is not None:
         samples = recipe.pseudo.samples_per_prompt
-        plans.append(planner.sampled(f"pseudo@{family}", data / "pseudo.parquet", samples, teacher))
+        plans.append(planner.sampled(f"pseudo@{family}", runs / "pseudo.parquet", samples, teacher))
     for name in dict.fromkeys(["init", *table.methods]):
         settings = getattr(own, name)
         stage, output = f"{name}@{student}", Path("runs") / student / name
@@ -101,7 +108,7 @@ def plan_row(table: Table, profile: Profile, student: str, device: Device, devic
             plans.append(planner.minillm(stage, output, settings))
         elif isinstance(settings, SupervisedSettings):  # neither left out nor taken finished
             plans.append(planner.supervised(stage, output, settings, small, teacher if name == "kd" else None))
-    return Row(student, origins, lengths, tuple(plans))
+    return tuple(plans)
 
 
 @dataclass(frozen=True)

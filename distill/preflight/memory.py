@@ -134,14 +134,17 @@ def estimate(run: Run, place: Placement) -> Estimate:
     step = run.student.parameters * run.width * place.share(1) if place.device == "cuda" else 0.0
     biggest = 2 * run.student.embedding * run.width
     moments["optimiser's step"] = {**held, "gradients": gradients, "workspace": max(step, biggest)}
+    # Divided weights are gathered in every process to sample with.
+    whole = {"gathered weights": run.student.parameters * run.width * (1 - place.share(3))}
     if run.loss == "minillm":
-        moments["rollouts"] = {**held, **_decoding(run, place, run.teacher, min(place.decode_batch, run.rollouts))}
+        decode = _decoding(run, place, run.teacher, min(place.decode_batch, run.rollouts))
+        moments["rollouts"] = {**held, **whole, **decode}
     if run.validated:
         rows = min(place.decode_batch, run.validated)
-        moments["validation, answers"] = {**held, **_decoding(run, place, None, rows)}
+        moments["validation, answers"] = {**held, **whole, **_decoding(run, place, None, rows)}
         logits = 2 * rows * run.response * run.student.vocabulary * FLOAT32
         states = 4 * rows * (run.prompt + run.response) * max(run.student.hidden, run.student.ffn) * run.width
-        moments["validation, loss"] = {**held, **_slack({"logits": logits, "hidden states": states})}
+        moments["validation, loss"] = {**held, **whole, **_slack({"logits": logits, "hidden states": states})}
     if place.device == "cpu":
         return Estimate({moment: {**parts, **host} for moment, parts in moments.items()}, {})
     return Estimate(moments, host)
