@@ -57,8 +57,9 @@ def plans(family: str, student: str, profile: Profile, place: Placement) -> tupl
     recipe = profile.recipe
     methods = ["sft", "kd", "seqkd", "minillm"]
     table = Table(students={student: StudentRow(family=family)}, families={family: "."}, datasets={}, methods=methods)
-    origins = [origin_of(m, 0, os.environ) for m in (recipe.teacher.model, recipe.students[student].model)]
-    teacher, small = (origin.shape for origin in origins)
+    models = (recipe.teacher.origin, recipe.students[student].origin)
+    origins = [origin_of(model, 0, os.environ) for model in models if model is not None]
+    teacher, small = [origin.shape for origin in origins]
     assert teacher is not None and small is not None  # the shipped profiles name known models
     return plan_stages(table, profile, student, DOLLY, teacher, small, place)
 

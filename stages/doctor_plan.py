@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.minillm.settings import MiniLLMSettings
-from distill.models.settings import ModelSettings
+from distill.models.settings import LoraSettings, ModelSettings
 from distill.preflight.memory import Device, Estimate, Loss, Placement, Run, estimate
 from distill.preflight.models import Origin, origin_of, vocabulary_size
 from distill.preflight.shapes import Shape
@@ -133,7 +133,8 @@ class _Planner:
         cached = self.place.cache_teacher and teacher is not None
         work = supervised_work(settings, rows, self.lengths, model, teacher, cached) if rows else None
         states = round((rows or 0) * self.lengths.response) if cached else 0
-        run = self._run("kd" if teacher else "sft", model, teacher, settings.batch_size, cached_tokens=states)
+        loss: Loss = "kd" if teacher else "sft"
+        run = self._run(loss, model, teacher, settings.batch_size, settings.lora, cached_tokens=states)
         return Plan(name, output, work, estimate(run, self.place), model.parameters * run.width)
 
     def minillm(self, name: str, output: Path, settings: MiniLLMSettings) -> Plan:
@@ -143,6 +144,7 @@ class _Planner:
             self.student,
             self.teacher,
             settings.minibatch,
+            settings.lora,
             rollouts=settings.rollouts,
             plain_text=(settings.lm_batch, settings.lm_length) if settings.lm_coef else (0, 0),
             plain_text_teacher=settings.lm_kd_ratio > 0,
@@ -156,7 +158,9 @@ class _Planner:
         work = sampling_work(rows * samples, self.lengths, model) if rows else None
         return Plan(name, output, work, None, 0.0)
 
-    def _run(self, loss: Loss, student: Shape, teacher: Shape | None, batch: int, **more: Any) -> Run:
+    def _run(
+        self, loss: Loss, student: Shape, teacher: Shape | None, batch: int, lora: LoraSettings | None, **more: Any
+    ) -> Run:
         recipe = self.profile.recipe
         longest = self.lengths if self.lengths.known else None
         width = _WIDTHS[recipe.dtype]
@@ -174,5 +178,6 @@ class _Planner:
             width=width,
             teacher_width=_WIDTHS[held],
             validated=self.lengths.valid or (1000 if longest is None else 0),
+            adapter=None if lora is None else student.adapter(lora.r, lora.targets is not None),
             **more,
         )
