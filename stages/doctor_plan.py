@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.minillm.settings import MiniLLMSettings
-from distill.models.settings import ModelSettings
+from distill.models.settings import LoraSettings, ModelSettings
 from distill.preflight.memory import Device, Estimate, Loss, Placement, Run, estimate
 from distill.preflight.models import Origin, origin_of, vocabulary_size
 from distill.preflight.shapes import Shape
@@ -85,15 +85,22 @@ def plan_row(table: Table, profile: Profile, student: str, device: Device, devic
     teacher, small = (origins[role].shape if role in origins else None for role in ("teacher", "student"))
     if teacher is None or small is None:
         return Row(student, origins, lengths, ())
-    planner = _Planner(profile, lengths, teacher, small, placement(profile.hardware, device, devices))
-    own = recipe.students[student]
+    place = placement(profile.hardware, device, devices)
+    return Row(student, origins, lengths, plan_stages(table, profile, student, lengths, teacher, small, place))
+
+
+def plan_stages(
+    table: Table, profile: Profile, student: str, lengths: Lengths, teacher: Shape, small: Shape, place: Placement
+) -> tuple[Plan, ...]:
+    """The teacher's stage and those of every method, for models of these shapes."""
+    family, own, recipe = table.students[student].family, profile.recipe.students[student], profile.recipe
+    planner, runs = _Planner(profile, lengths, teacher, small, place), Path("runs") / family
     plans = []
     if recipe.teacher.sft is not None:
-        output = Path("runs") / family / "teacher"
-        plans.append(planner.supervised(f"teacher@{family}", output, recipe.teacher.sft, teacher, None))
+        plans.append(planner.supervised(f"teacher@{family}", runs / "teacher", recipe.teacher.sft, teacher, None))
     if recipe.pseudo is not None:
         samples = recipe.pseudo.samples_per_prompt
-        plans.append(planner.sampled(f"pseudo@{family}", data / "pseudo.parquet", samples, teacher))
+        plans.append(planner.sampled(f"pseudo@{family}", runs / "pseudo.parquet", samples, teacher))
     for name in dict.fromkeys(["init", *table.methods]):
         settings = getattr(own, name)
         stage, output = f"{name}@{student}", Path("runs") / student / name
@@ -101,7 +108,7 @@ def plan_row(table: Table, profile: Profile, student: str, device: Device, devic
             plans.append(planner.minillm(stage, output, settings))
         elif isinstance(settings, SupervisedSettings):  # neither left out nor taken finished
             plans.append(planner.supervised(stage, output, settings, small, teacher if name == "kd" else None))
-    return Row(student, origins, lengths, tuple(plans))
+    return tuple(plans)
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,8 @@ class _Planner:
         cached = self.place.cache_teacher and teacher is not None
         work = supervised_work(settings, rows, self.lengths, model, teacher, cached) if rows else None
         states = round((rows or 0) * self.lengths.response) if cached else 0
-        run = self._run("kd" if teacher else "sft", model, teacher, settings.batch_size, cached_tokens=states)
+        loss: Loss = "kd" if teacher else "sft"
+        run = self._run(loss, model, teacher, settings.batch_size, settings.lora, cached_tokens=states)
         return Plan(name, output, work, estimate(run, self.place), model.parameters * run.width)
 
     def minillm(self, name: str, output: Path, settings: MiniLLMSettings) -> Plan:
@@ -136,6 +144,7 @@ class _Planner:
             self.student,
             self.teacher,
             settings.minibatch,
+            settings.lora,
             rollouts=settings.rollouts,
             plain_text=(settings.lm_batch, settings.lm_length) if settings.lm_coef else (0, 0),
             plain_text_teacher=settings.lm_kd_ratio > 0,
@@ -149,7 +158,9 @@ class _Planner:
         work = sampling_work(rows * samples, self.lengths, model) if rows else None
         return Plan(name, output, work, None, 0.0)
 
-    def _run(self, loss: Loss, student: Shape, teacher: Shape | None, batch: int, **more: Any) -> Run:
+    def _run(
+        self, loss: Loss, student: Shape, teacher: Shape | None, batch: int, lora: LoraSettings | None, **more: Any
+    ) -> Run:
         recipe = self.profile.recipe
         longest = self.lengths if self.lengths.known else None
         width = _WIDTHS[recipe.dtype]
@@ -167,5 +178,6 @@ class _Planner:
             width=width,
             teacher_width=_WIDTHS[held],
             validated=self.lengths.valid or (1000 if longest is None else 0),
+            adapter=None if lora is None else student.adapter(lora.r, lora.targets is not None),
             **more,
         )

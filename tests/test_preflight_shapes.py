@@ -119,6 +119,15 @@ def test_known_configs_make_the_models_that_transformers_makes(hub: str) -> None
     assert shape is not None and shape.parameters == sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.parametrize(("name", "targets"), [("gpt2", None), ("opt", None), ("llama", None), ("llama", "all-linear")])
+def test_an_adapter_is_as_large_as_peft_makes_it(name: str, targets: str | None) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    whole = get_peft_model(make(CONFIGS[name]), LoraConfig(r=4, target_modules=targets, task_type="CAUSAL_LM"))
+    trained = sum(p.numel() for p in whole.parameters() if p.requires_grad)
+    assert shape_of(CONFIGS[name]).adapter(4, targets is not None) == trained
+
+
 def test_an_unknown_architecture_counts_as_llama_and_says_so() -> None:
     shape = shape_of({"model_type": "mystery", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4})
     assert not shape.exact and shape.parameters > 0 and known_shape("me/mine") is None

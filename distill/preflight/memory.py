@@ -86,6 +86,18 @@ class Run:
     """KD: response tokens whose teacher states are kept in the CPU's memory."""
     validated: int = 0
     """Rows of the validation set."""
+    adapter: int | None = None
+    """Parameters of a LoRA adapter, which then is all that is trained."""
+
+    @property
+    def trained(self) -> int:
+        """Parameters that have gradients and moments."""
+        return self.student.parameters if self.adapter is None else self.adapter
+
+    @property
+    def head_gradient(self) -> int:
+        """Bytes of the output head's gradient."""
+        return self.student.embedding * self.width if self.adapter is None else 0
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,7 @@ def estimate(run: Run, place: Placement) -> Estimate:
     """The memory of one process of a training stage."""
     micro = max(1, min(place.micro_batch, run.batch // place.processes))
     held, host = _standing(run, place)
-    gradients = run.student.parameters * run.width * place.share(2)
+    gradients = run.trained * run.width * place.share(2)
     accumulates = run.batch // place.processes > micro or run.plain_text[0] > 0
     moments: dict[str, Parts] = {}
     for name, rows, length, tokens, kind in _passes(run, micro):
@@ -125,23 +137,26 @@ def estimate(run: Run, place: Placement) -> Estimate:
         forward, backward = (count * tokens * run.student.vocabulary * FLOAT32 for count in _LOGITS[kind])
         work = _WORKSPACE * rows * length * run.student.ffn * run.width
         before = {"gradients": gradients if accumulates else 0.0}
-        head = run.student.embedding * run.width
+        head = run.head_gradient
         moments[f"{name}, forward"] = {**held, **before, **_slack(kept | {"logits": forward, "workspace": work})}
         kept |= {"logits": backward, "workspace": work}
         moments[f"{name}, backward"] = {**held, **before, "head's gradient": head, **_slack(kept)}
     # Tied weights get a second gradient, from the embedding, before the two are added.
-    moments["end of backward"] = {**held, "gradients": gradients, "head's gradient": run.student.embedding * run.width}
-    step = run.student.parameters * run.width * place.share(1) if place.device == "cuda" else 0.0
-    biggest = 2 * run.student.embedding * run.width
+    moments["end of backward"] = {**held, "gradients": gradients, "head's gradient": run.head_gradient}
+    step = run.trained * run.width * place.share(1) if place.device == "cuda" else 0.0
+    biggest = 2 * run.head_gradient
     moments["optimiser's step"] = {**held, "gradients": gradients, "workspace": max(step, biggest)}
+    # Divided weights are gathered in every process to sample with.
+    whole = {"gathered weights": run.student.parameters * run.width * (1 - place.share(3))}
     if run.loss == "minillm":
-        moments["rollouts"] = {**held, **_decoding(run, place, run.teacher, min(place.decode_batch, run.rollouts))}
+        decode = _decoding(run, place, run.teacher, min(place.decode_batch, run.rollouts))
+        moments["rollouts"] = {**held, **whole, **decode}
     if run.validated:
         rows = min(place.decode_batch, run.validated)
-        moments["validation, answers"] = {**held, **_decoding(run, place, None, rows)}
+        moments["validation, answers"] = {**held, **whole, **_decoding(run, place, None, rows)}
         logits = 2 * rows * run.response * run.student.vocabulary * FLOAT32
         states = 4 * rows * (run.prompt + run.response) * max(run.student.hidden, run.student.ffn) * run.width
-        moments["validation, loss"] = {**held, **_slack({"logits": logits, "hidden states": states})}
+        moments["validation, loss"] = {**held, **whole, **_slack({"logits": logits, "hidden states": states})}
     if place.device == "cpu":
         return Estimate({moment: {**parts, **host} for moment, parts in moments.items()}, {})
     return Estimate(moments, host)
@@ -157,7 +172,7 @@ def _standing(run: Run, place: Placement) -> tuple[dict[str, float], dict[str, f
     student = run.student.parameters * run.width
     held: dict[str, float] = {"student": student * place.share(3)}
     host: dict[str, float] = {"libraries": LIBRARIES}
-    moments = 2 * student * place.share(1)
+    moments = 2 * run.trained * run.width * place.share(1)
     if place.offload == "none":
         held["AdamW's moments"] = moments
     else:

@@ -100,6 +100,16 @@ class Shape:
             return 8 * d + f
         return 6 * d + 2 * queries + 2 * keys + 4 * f
 
+    def adapter(self, rank: int, everywhere: bool) -> int:
+        """Parameters of a LoRA adapter: on queries and values (GPT-2: on all three), or on every linear layer."""
+        d, queries, keys = self.hidden, self.heads * self.head_width, self.kv_heads * self.head_width
+        attention = (d + 3 * d) if self.kind == "gpt2" else (d + queries) + (d + keys)
+        if everywhere:
+            ffns = 2 if self.kind in ("gpt2", "opt") else 3
+            rest = (d + queries) if self.kind == "gpt2" else (d + queries) + (d + keys)
+            attention += rest + ffns * (d + self.ffn)
+        return self.layers * rank * attention
+
     @property
     def cache(self) -> int:
         """Numbers of a key-value cache, a token."""
