@@ -69,7 +69,7 @@ def main() -> None:
                     examples,
                     supervised,
                     sft,
-                    experiment.hardware,
+                    experiment.hardware.in_one_process(),
                     scratch,
                     experiment.seed,
                 )

@@ -39,7 +39,7 @@ def main() -> None:
             model = experiment.load(folder)
             for name, (rows, examples, kept) in sets.items():
                 words = len(rows[0]["words"])
-                logprobs = word_logprobs(model, examples, words, experiment.hardware.micro_batch)
+                logprobs = word_logprobs(model, examples, words, experiment.hardware.largest_micro_batch())
                 answers = [rows[place]["answer"] for place in kept]
                 predictions[name][folder.name] = predict(logprobs.double().numpy(), answers)
             progress.advance()

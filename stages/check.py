@@ -31,6 +31,7 @@ from distill.project.settings import Settings, lookup, parse, read_yaml, section
 from distill.project.table import PARAMS, Table, profile_path, read_profile, read_table
 from distill.runs.hardware import HardwareSettings
 from distill.text.settings import PromptSettings, TokenizerSettings
+from stages.check_machine import hardware_faults
 from stages.check_models import family_tokenizer, unfit_models
 from stages.watched import unwritten_params, unwritten_settings
 
@@ -248,6 +249,9 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
             if name in table.families:
                 sources = model_sources(f"profiles/{name}.yaml", profile.recipe, used)
                 faults += unfit_models(sources, family_tokenizer(name, profile.recipe.tokenizer))
+            sections = training_sections(profile.recipe, used)
+            found = hardware_faults(profile.hardware, profile.recipe.dtype, sections)
+            faults += [f"{profile_path(name)}: {fault}" for fault in found]
     for family in table.families:
         if (profile := profiles.get(family)) is not None:
             faults += [f"profiles/{family}.yaml: {fault}" for fault in pseudo_faults(profile.recipe.pseudo, os.environ)]
@@ -281,6 +285,14 @@ def model_sources(profile: str, recipe: Recipe, students: list[str]) -> dict[str
             if isinstance(section, ModelSettings | Taken):
                 found[f"{profile}: {place}.{name}"] = section.source
     return {place: source for place, source in found.items() if source is not None}
+
+
+def training_sections(recipe: Recipe, students: list[str]) -> dict[str, Any]:
+    """What the family's teacher and these students are trained with, by its place in the profile."""
+    found: dict[str, Any] = {"recipe.teacher.sft": recipe.teacher.sft}
+    for student in students:
+        found |= {f"recipe.students.{student}.{name}": part for name, part in recipe.students[student]}
+    return found
 
 
 def method_faults(profile: str, student: str, recipe: Recipe, methods: list[str]) -> list[str]:

@@ -37,7 +37,7 @@ def main() -> None:
         vocabulary=id_count(tokenizer),
         batch_size=experiment.hardware.decode_batch,
     )
-    batch = experiment.hardware.micro_batch
+    batch = experiment.hardware.largest_micro_batch()
     teacher = experiment.load(experiment.teacher)
     found: dict[str, Traces] = {}
     with Progress(experiment.name, 1 + len(methods), unit="model") as progress:

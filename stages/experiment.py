@@ -14,6 +14,7 @@ from distill.generation.validation import Validation
 from distill.models.checkpoints import library_versions, quiet_libraries
 from distill.models.loading import load_model
 from distill.models.settings import Dtype
+from distill.parallel.processes import ALONE, Processes, device
 from distill.project.files import sha256_tree
 from distill.project.settings import S, Settings, lookup, parse, read_yaml, section
 from distill.project.table import PARAMS, family_of, profile_path, read_profile, read_table
@@ -92,12 +93,18 @@ class Experiment:
         return load_tokenizer(self.data / "tokenizer")
 
     def load(self, folder: Path) -> PreTrainedModel:
-        """A model in the recipe's precision on this machine's device."""
+        """A model in the recipe's precision on this process's device."""
         model = load_model(folder, self.dtype)
         torch.nn.Module.to(model, device())
         return model
 
-    def validation(self, tokenizer: PreTrainedTokenizerBase) -> Validation:
+    def load_teacher(self) -> PreTrainedModel:
+        """The teacher to learn from, in the precision that the machine's settings give it."""
+        model = load_model(self.teacher, self.hardware.teacher.dtype or self.dtype)
+        torch.nn.Module.to(model, device())
+        return model
+
+    def validation(self, tokenizer: PreTrainedTokenizerBase, processes: Processes = ALONE) -> Validation:
         """The validation split with the decoding of the final evaluation (trap 11)."""
         return Validation(
             read_examples(self.data / "valid.parquet"),
@@ -106,6 +113,7 @@ class Experiment:
             self.prompt.max_response_tokens,
             self.hardware.decode_batch,
             self.seed,
+            processes,
         )
 
     @property
@@ -120,11 +128,6 @@ class Experiment:
         code = [sha256_tree(path) for path in sorted(Path("distill").rglob("*.py"))]
         shared = (self.seed, self.dtype, self.prompt, self.rows, self.evaluation.sampling)
         return fingerprint(str(settings), str(shared), digests, code, library_versions())
-
-
-def device() -> torch.device:
-    """What this machine computes on."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def read_experiment(who: str, what: str) -> Experiment:

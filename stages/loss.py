@@ -34,7 +34,9 @@ def main() -> None:
         for folder in folders:
             model = experiment.load(folder)
             for name, examples in sets.items():
-                losses[name][folder.name] = token_mean_losses(model, examples, experiment.hardware.micro_batch)
+                losses[name][folder.name] = token_mean_losses(
+                    model, examples, experiment.hardware.largest_micro_batch()
+                )
             progress.advance()
     found = {name: summarize(by_model, experiment.seed) for name, by_model in losses.items()}
     write_json(Path("analyses") / experiment.who / "loss.json", found)

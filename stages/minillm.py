@@ -7,29 +7,25 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill.minillm.settings import MiniLLMSettings
 from distill.project.errors import DivergedError, run_stage
 from distill.project.progress import Progress
 from distill.runs.interrupt import stop_after_step
 
+if TYPE_CHECKING:
+    from distill.parallel.processes import Processes
+    from stages.experiment import Experiment
+
 
 def main() -> None:
     """Write runs/<student>/<name>, its curves and its run record with the cost ledger."""
-    from distill.minillm.loop import Machine, MiniLLMRun, Task
-    from distill.minillm.pair import load_pair
-    from distill.minillm.plaintext import token_stream
-    from distill.minillm.state import restore, store
-    from distill.models.checkpoints import RunRecord, save_checkpoint
-    from distill.project.randomness import key
-    from distill.runs.evidence import Evidence
-    from distill.runs.resume import ResumeStore
-    from distill.runs.trackers import Trackers
-    from distill.text.examples import read_documents, read_examples
-    from stages.experiment import device, read_experiment
+    from stages.experiment import read_experiment
     from stages.stand_in import stand_in
+    from stages.training import training
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("student")
@@ -39,6 +35,27 @@ def main() -> None:
     if stand_in(experiment):
         return
     settings = experiment.settings(MiniLLMSettings)
+    batches = {"minibatch": settings.minibatch} | ({"lm_batch": settings.lm_batch} if settings.lm_coef else {})
+    places = {f"{experiment.recipe}.{arguments.name}.{name}": batch for name, batch in batches.items()}
+    with training(experiment, places, accumulated=False, lora=settings.lora is not None) as (processes, micro_batch):
+        distil(experiment, settings, processes, micro_batch)
+
+
+def distil(experiment: Experiment, settings: MiniLLMSettings, processes: Processes, micro_batch: int) -> None:
+    """Train the student, in as many processes as call this, and write what `main` says."""
+    from distill.minillm.loop import Machine, MiniLLMRun, Task
+    from distill.minillm.pair import load_pair
+    from distill.minillm.plaintext import token_stream
+    from distill.minillm.state import restore, store
+    from distill.models.checkpoints import RunRecord, save_checkpoint
+    from distill.parallel.processes import device
+    from distill.project.randomness import key
+    from distill.runs.evidence import Evidence
+    from distill.runs.resume import ResumeStore
+    from distill.runs.trackers import Trackers
+    from distill.text.examples import read_documents, read_examples
+    from stages.training import after_all
+
     hardware = experiment.hardware
     data = [experiment.data / name for name in ("train.parquet", "valid.parquet")]
     record = RunRecord()
@@ -54,20 +71,27 @@ def main() -> None:
     def on_collapse(fault: DivergedError) -> None:
         if hardware.on_collapse == "stop":
             raise fault
-        if hardware.on_collapse == "warn" and not evidence.kept:
+        if hardware.on_collapse == "warn" and processes.is_first and not evidence.kept:
             print(f"warning: {fault}", file=sys.stderr)
             evidence.keep(fault)
 
     seed = key(experiment.seed, "adapter", experiment.name) % 2**32
-    pair = load_pair(init, experiment.teacher, settings.lora, experiment.dtype, device(), seed)
+    pair = load_pair(init, experiment.teacher, settings.lora, experiment.dtype, device(), seed, hardware.teacher.dtype)
     run = MiniLLMRun(
         pair.student,
         pair.teacher,
         Task([e.prompt_ids for e in examples], experiment.prompt.max_response_tokens, eos_id, plain_text),
         settings,
-        Machine(hardware.micro_batch, hardware.decode_batch),
+        Machine(
+            micro_batch,
+            hardware.decode_batch,
+            processes,
+            zero=None if hardware.zero_stage is None else hardware,
+            gradient_checkpointing=hardware.gradient_checkpointing,
+            offload_teacher=hardware.teacher.offload,
+        ),
         experiment.seed,
-        experiment.validation(tokenizer),
+        experiment.validation(tokenizer, processes),
         on_collapse,
     )
     fingerprint = experiment.fingerprint(settings, *data, init, experiment.teacher)
@@ -80,19 +104,24 @@ def main() -> None:
             save_checkpoint(run.student, tokenizer, folder, {**experiment.meta(settings), **best}, pair.adapted)
 
     evidence = Evidence(experiment.name, tokenizer, save)
-    trackers = Trackers(hardware.report_to, experiment.name, settings.model_dump(mode="json"), run.curves)
-    progress = Progress(experiment.name, settings.max_steps, start=run.step)
-    with progress, evidence, stop_after_step() as stop:
+    trackers = Trackers(
+        hardware.report_to if processes.is_first else (), experiment.name, settings.model_dump(mode="json"), run.curves
+    )
+    progress = Progress(experiment.name, settings.max_steps, start=run.step, shown=processes.is_first)
+    witness = evidence if processes.is_first else nullcontext()
+    with after_all(processes), progress, witness, stop_after_step() as stop:
 
         def after_step(run: MiniLLMRun) -> None:
             shown = {n: v for n in ("loss", "reverse_kl", "valid_rouge_l") if (v := run.curves.last(n)) is not None}
             progress.advance(1, **shown)
             trackers.report(run.curves)
-            if stop or run.step % hardware.save_every == 0:
+            if stop.agreed(processes.any) or run.step % hardware.save_every == 0:
                 store(run, states)
             stop.obey()
 
         run.train(after_step)
+    if not processes.is_first:
+        return
     trackers.end()
     save(experiment.output)
     run.curves.write(Path(f"{experiment.output}.curves"))

@@ -16,11 +16,12 @@ from distill.models.lora import read_adapter
 from distill.models.origins import origin
 from distill.models.parts import require_plain_head, require_vocabulary
 from distill.models.settings import LoraSettings, Taken
+from distill.parallel.processes import device
 from distill.project.files import fresh_dir, write_json
 from distill.project.settings import lookup, parse, read_yaml
 from distill.runs.curves import Curves
 from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
-from stages.experiment import Experiment, device
+from stages.experiment import Experiment
 
 
 def stand_in(experiment: Experiment) -> bool:

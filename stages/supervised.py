@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from distill.models.checkpoints import Adapted, RunRecord, elsewhere, require_elsewhere, save_checkpoint
 from distill.models.lora import add_adapter
+from distill.parallel.processes import Processes
 from distill.project.randomness import key
 from distill.runs.evidence import Evidence
 from distill.text.examples import Example, read_examples
 from distill.training.settings import SupervisedSettings
 from distill.training.supervised import Objective, train_supervised
 from stages.experiment import Experiment, read_experiment
+from stages.training import training
 
 
 def parse_experiment(description: str | None) -> Experiment:
@@ -45,6 +48,21 @@ def train(
     read_rows: Callable[[], list[Example]],
 ) -> None:
     """Write runs/<who>/<name>, its curves and its run record; `source` is the file the rows come from."""
+    section = "sft" if experiment.what == "teacher" else experiment.what
+    batches = {f"{experiment.recipe}.{section}.batch_size": settings.batch_size}
+    with training(experiment, batches, accumulated=True, lora=settings.lora is not None) as (processes, micro_batch):
+        _train(experiment, objective, settings, source, read_rows, processes, micro_batch)
+
+
+def _train(
+    experiment: Experiment,
+    objective: Objective,
+    settings: SupervisedSettings,
+    source: Path,
+    read_rows: Callable[[], list[Example]],
+    processes: Processes,
+    micro_batch: int,
+) -> None:
     record = RunRecord()
     tokenizer = experiment.tokenizer()
     base = Path("runs") / experiment.who / "base"
@@ -57,25 +75,28 @@ def train(
     teacher = None
     if objective.NEEDS_TEACHER:
         inputs.append(experiment.teacher)
-        teacher = experiment.load(experiment.teacher)
+        teacher = experiment.load_teacher()
     scratch = Path(".resume") / experiment.name / experiment.fingerprint(settings, *inputs)
     model = experiment.load(base)
     if settings.lora is not None:
         add_adapter(model, settings.lora, key(experiment.seed, "adapter", experiment.name) % 2**32)
     examples = read_rows()
-    with Evidence(experiment.name, tokenizer):
+    with Evidence(experiment.name, tokenizer) if processes.is_first else nullcontext():
         curves = train_supervised(
             experiment.name,
             model,
             examples,
             settings,
             objective,
-            experiment.hardware,
+            experiment.hardware.model_copy(update={"micro_batch": micro_batch}),
             scratch,
             experiment.seed,
             teacher=teacher,
-            validate=experiment.validation(tokenizer),
+            validate=experiment.validation(tokenizer, processes),
+            processes=processes,
         )
+    if not processes.is_first:
+        return
     meta = {**experiment.meta(settings), "rows": len(examples)}
     save_checkpoint(model, tokenizer, experiment.output, meta, adapted)
     curves.write(Path(f"{experiment.output}.curves"))

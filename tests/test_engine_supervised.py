@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from distill.generation.validation import reference_loss
 from distill.objectives import kd, sft
+from distill.parallel.processes import ALONE
 from distill.project.errors import DivergedError, TrainingError
 from distill.project.progress import Progress
 from distill.runs.curves import Curves
@@ -24,14 +25,15 @@ from distill.runs.interrupt import StopRequest
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
 from distill.training import supervised
+from distill.training.arguments import training_arguments
 from distill.training.batches import ExampleDataset, KeyedSampler
 from distill.training.supervised import (
     Objective,
     SupervisedTrainer,
-    TeacherSignal,
     response_logits,
     train_supervised,
 )
+from distill.training.teacher_signal import TeacherSignal
 from tests.tiny_models import ARCHITECTURES, EOS, tiny_model
 
 ROWS = 20
@@ -108,8 +110,8 @@ def slow_sft(model: PreTrainedModel, rows: Sequence[Example]) -> Tensor:
 def trainer(model: PreTrainedModel, rows: Sequence[Example], objective: Any = sft, **given: Any) -> SupervisedTrainer:
     settings = recipe(objective)
     signal = given.get("teacher") and TeacherSignal(given["teacher"], rows, 4, keep=given["keep"])
-    arguments = supervised._arguments(settings, HardwareSettings(), Path("scratch"), 0, 3, False)
-    watch = supervised._Watch(Progress("test", 1), StopRequest(), 100)
+    arguments = training_arguments(settings, HardwareSettings(), Path("scratch"), 0, 3, False, ALONE, model.dtype)
+    watch = supervised._Watch(Progress("test", 1), StopRequest(), 100, ALONE)
     return SupervisedTrainer(model, arguments, rows, settings, objective, signal, None, watch, 0)
 
 

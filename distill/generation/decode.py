@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -22,6 +23,7 @@ from transformers import PreTrainedModel
 
 from distill.generation.cache import CachedModel
 from distill.models.parts import head, precise, shared_vocabulary
+from distill.runs.memory import Fitting
 
 if TYPE_CHECKING:  # settings need pydantic; the decode itself runs where only torch and transformers are
     from distill.generation.settings import SamplingSettings
@@ -114,21 +116,29 @@ def sample_responses(
     """Sample one response for each prompt, in the order of the prompts.
 
     `keys[i]` fixes every draw of response i; without `sampling` draws are plain ancestral ones. Prompts are decoded
-    in batches of similar length; `vocabulary` leaves out the ids from there on, as a mixture does with those that
-    only one of the models has; `keep` says whose last hidden states to keep; `on_batch` is told how many responses
-    each batch finished.
+    in batches of similar length, halved where memory does not suffice; `vocabulary` leaves out the ids from there on,
+    as a mixture does with those that only one of the models has; `keep` says whose last hidden states to keep;
+    `on_batch` is told how many responses each batch finished.
     """
     responses: dict[int, Response] = {}
     was_training = model.training
     model.eval()
     if mixture is not None:
         mixture.teacher.eval()
-    for chosen in similar_lengths(prompts, batch_size):
+    order = [i for chosen in similar_lengths(prompts, batch_size) for i in chosen]
+
+    def decode(start: int, size: int) -> dict[int, Response]:
+        chosen = order[start : start + size]
         draws = uniforms([keys[i] for i in chosen], max_new_tokens).to(model.device)
         batch = _Batch(model, [prompts[i] for i in chosen], draws, eos_id, sampling, mixture, vocabulary, keep)
-        responses.update(zip(chosen, batch.run(), strict=True))
+        return dict(zip(chosen, batch.run(), strict=True))
+
+    fitting = Fitting(batch_size, "the decoding batch")
+    while len(responses) < len(order):
+        batch = fitting.run(partial(decode, len(responses)))
+        responses.update(batch)
         if on_batch is not None:
-            on_batch(len(chosen))
+            on_batch(len(batch))
     model.train(was_training)
     return [responses[i] for i in range(len(prompts))]
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from distill.generation.decode import sample_responses
 from distill.generation.settings import SamplingSettings
 from distill.models.parts import backbone, head, precise
+from distill.parallel.processes import ALONE, Processes
 from distill.project.errors import TrainingError
 from distill.project.randomness import key
 from distill.scoring.rouge import mean_rouge_l
@@ -35,8 +36,13 @@ class Validation:
         max_new_tokens: int,
         batch_size: int,
         seed: int,
+        processes: Processes = ALONE,
     ) -> None:
-        """The same `seed` draws the same uniform numbers at every validation of a run."""
+        """The same `seed` draws the same uniform numbers at every validation of a run.
+
+        Several `processes` call it together; each answers its share of the examples.
+        """
+        self.processes = processes
         self.examples, self.tokenizer, self.sampling = examples, tokenizer, sampling
         self.max_new_tokens, self.batch_size, self.seed = max_new_tokens, batch_size, seed
 
@@ -45,35 +51,39 @@ class Validation:
 
         Raises: TrainingError when the loss is not finite; such a model has nothing to sample from.
         """
-        loss = reference_loss(model, self.examples, self.batch_size)
+        loss = reference_loss(model, self.examples, self.batch_size, self.processes)
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the validation loss is {loss}: the weights are no numbers any more; lower `learning_rate` "
                 "or raise `warmup_steps`"
             )
+        mine = self.processes.share(self.examples)
         responses = sample_responses(
             model,
-            [e.prompt_ids for e in self.examples],
-            [key(self.seed, "validation", e.index) for e in self.examples],
+            [e.prompt_ids for e in mine],
+            [key(self.seed, "validation", e.index) for e in mine],
             max_new_tokens=self.max_new_tokens,
             eos_id=int(self.tokenizer.eos_token_id),
             batch_size=self.batch_size,
             sampling=self.sampling,
         )
-        texts = [decode_text(self.tokenizer, response.ids) for response in responses]
+        answers = self.processes.joined([response.ids for response in responses])
+        texts = [decode_text(self.tokenizer, ids) for ids in answers]
         return {
             "rouge_l": mean_rouge_l(texts, [[e.reference] for e in self.examples]),
             "loss": loss,
-            "response_tokens": sum(len(r.ids) for r in responses) / len(responses),
+            "response_tokens": sum(map(len, answers)) / len(answers),
         }
 
 
 @torch.no_grad()
-def reference_loss(model: PreTrainedModel, examples: Sequence[Example], batch_size: int) -> float:
-    """-log q of the reference responses, a mean over their tokens."""
+def reference_loss(
+    model: PreTrainedModel, examples: Sequence[Example], batch_size: int, processes: Processes = ALONE
+) -> float:
+    """-log q of the reference responses, a mean over their tokens; each process adds its share."""
     was_training = model.training
     model.eval()
-    ordered = sorted(examples, key=lambda e: len(e.prompt_ids) + len(e.response_ids))
+    ordered = processes.share(sorted(examples, key=lambda e: len(e.prompt_ids) + len(e.response_ids)))
     total, tokens = 0.0, 0
     for start in range(0, len(ordered), batch_size):
         group = ordered[start : start + batch_size]
@@ -86,4 +96,5 @@ def reference_loss(model: PreTrainedModel, examples: Sequence[Example], batch_si
         total -= float(logq.gather(-1, labels[kept][:, None]).sum())
         tokens += int(kept.sum())
     model.train(was_training)
-    return total / tokens
+    sums = processes.sum(torch.tensor([total, tokens], dtype=torch.float64))
+    return float(sums[0] / sums[1])

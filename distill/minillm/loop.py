@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,25 +25,23 @@ from transformers import PreTrainedModel
 
 from distill.minillm import collapse
 from distill.minillm.ledger import CostLedger
-from distill.minillm.losses import METRICS, packed_loss
-from distill.minillm.plaintext import draw_sequences, plaintext_loss
-from distill.minillm.rollouts import (
-    Collection,
-    MicroBatch,
-    collect,
-    micro_batches,
-    require_agreement,
-    response_hidden,
-)
+from distill.minillm.losses import METRICS
+from distill.minillm.plaintext import draw_sequences
+from distill.minillm.rollouts import Collection, collect, micro_batches, require_agreement
 from distill.minillm.schedule import learning_rate
+from distill.minillm.update import RestingTeacher, UpdateLoss, checkpointed
 from distill.models.lora import trainable
-from distill.models.parts import head, require_plain_head, shared_vocabulary
+from distill.models.parts import require_plain_head, shared_vocabulary
+from distill.parallel.engine import AdamWSettings, Engine, PlainEngine
+from distill.parallel.processes import ALONE, Processes
 from distill.project.errors import DivergedError, TrainingError
 from distill.project.randomness import permutation
 from distill.runs.curves import Curves
+from distill.runs.memory import Fitting
 
 if TYPE_CHECKING:
     from distill.minillm.settings import MiniLLMSettings
+    from distill.runs.hardware import HardwareSettings
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,14 @@ class Machine:
     """Sequences a forward and backward pass."""
     decode_batch: int
     """Prompts decoded at once."""
+    processes: Processes = ALONE
+    """Rollouts and micro-batches are divided between them."""
+    zero: HardwareSettings | None = None
+    """Train with DeepSpeed as it says; None without."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass."""
+    offload_teacher: bool = False
+    """Keep the teacher in the CPU's memory during updates."""
 
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
@@ -93,6 +100,8 @@ class MiniLLMRun:
             raise TrainingError("there is no prompt to sample responses for; check the prepared training data")
         if settings.lm_coef and task.plain_text is None:
             raise TrainingError("`lm_coef` > 0 needs plain text; give `recipe.data.corpus` or set `lm_coef: 0`")
+        if machine.offload_teacher and settings.lm_coef and settings.lm_kd_ratio:
+            raise TrainingError("`lm_kd_ratio` > 0 needs the teacher in every update; set `teacher: {offload: false}`")
         for model in (student, teacher):
             require_plain_head(model)
         # No dropout in the student: the ratio must be 1 before the first update.
@@ -100,18 +109,31 @@ class MiniLLMRun:
         self.task, self.settings, self.machine, self.seed = task, settings, machine, seed
         self.validate, self.on_collapse = validate, on_collapse
         self.vocabulary = shared_vocabulary(student, teacher)
-        self.optimiser = torch.optim.AdamW(
-            trainable(student).values(),  # all parameters, or a LoRA adapter's
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            eps=1e-8,
-            weight_decay=settings.weight_decay,
-        )
+        self.processes = machine.processes
+        self.resting = RestingTeacher(teacher) if machine.offload_teacher else None
+        self.engine = self._engine()
+        self.micro_batch = Fitting(machine.micro_batch, "the micro-batch", self.processes.any)
         self.step = 0
         self.collection: Collection | None = None
         self.curves, self.ledger = Curves(), CostLedger()
         self.best_rouge, self.best_step = float("-inf"), 0
         self.best_weights: dict[str, Tensor] = {}
+
+    def _engine(self) -> Engine:
+        recipe, machine = self.settings, self.machine
+        settings = AdamWSettings(recipe.learning_rate, recipe.betas, recipe.weight_decay, recipe.max_grad_norm)
+        losses = partial(
+            UpdateLoss,
+            teacher=self.teacher,
+            settings=recipe,
+            vocabulary=self.vocabulary,
+            teacher_head=self.resting.head if self.resting else None,
+        )
+        if machine.zero is None:
+            return PlainEngine(self.student, losses(self.student), settings, machine.processes)
+        from distill.parallel.zero import ZeroEngine
+
+        return ZeroEngine(self.student, losses, settings, machine.zero, machine.processes)
 
     def train(self, after_step: Callable[[MiniLLMRun], None] | None = None) -> None:
         """Run Algorithm 1 from where the state stands; the student ends with its best weights."""
@@ -126,21 +148,29 @@ class MiniLLMRun:
                 self._validate()
             if after_step is not None:
                 after_step(self)
-        self.student.load_state_dict(self.best_weights, strict=False)
+        self.engine.finish(self.best_weights)
 
     @contextmanager
     def at_best(self) -> Iterator[None]:
-        """Inside, the student has its best weights so far; afterwards those it had."""
-        now = {name: parameter.detach().clone() for name, parameter in trainable(self.student).items()}
-        self.student.load_state_dict(self.best_weights, strict=False)
+        """Inside, the student has its best weights so far; afterwards those it had. For the first process alone."""
+        parameters = trainable(self.student)
+        now = {name: parameter.data for name, parameter in parameters.items()}
+        for name, parameter in parameters.items():
+            # A copy: what trains on meanwhile must not write into the best.
+            parameter.data = self.best_weights[name].to(self.student.device, parameter.dtype, copy=True)
         try:
             yield
         finally:
-            self.student.load_state_dict(now, strict=False)
+            for name, parameter in parameters.items():
+                parameter.data = now[name]
 
     def _collect(self) -> None:
+        with self.resting.awake() if self.resting else nullcontext():
+            self._sample()
+
+    def _sample(self) -> None:
         number = self.step // self.settings.steps_per_collection
-        with self.ledger.timed("collect"):
+        with self.ledger.timed("collect"), self.engine.whole():
             self.collection = collect(
                 self.student,
                 self.teacher,
@@ -151,6 +181,7 @@ class MiniLLMRun:
                 max_new_tokens=self.task.max_new_tokens,
                 eos_id=self.task.eos_id,
                 batch_size=self.machine.decode_batch,
+                processes=self.processes,
             )
         counts = self.collection.decode_counts(self.machine.decode_batch)
         tokens, mixed = counts["tokens"], self.settings.teacher_mix_alpha > 0
@@ -163,8 +194,8 @@ class MiniLLMRun:
         )
         if number == 0:
             few = range(min(4, self.settings.rollouts))
-            (batch,) = self._micro_batches(list(few), size=len(few))
-            with self.ledger.timed("check"):
+            (batch,) = micro_batches(self.collection, few, self.settings, len(few), self.student.device)
+            with self.ledger.timed("check"), self.engine.whole():
                 require_agreement(self.student, self.teacher, batch, self.vocabulary)
             self.ledger.count("check", tokens=len(batch.packed.tokens), positions=batch.real, padded=batch.ids.numel())
         self.curves.add(self.step, **self.collection.metrics())
@@ -180,58 +211,75 @@ class MiniLLMRun:
         order = permutation(settings.rollouts, self.seed, "inner epoch", number, epoch)
         return order[index * settings.minibatch : (index + 1) * settings.minibatch]
 
-    def _micro_batches(self, chosen: list[int], size: int) -> list[MicroBatch]:
-        assert self.collection is not None
-        return micro_batches(self.collection, chosen, self.settings, size, self.student.device)
-
     def _update(self, chosen: list[int]) -> None:
         """One optimiser step on L_long + L_single + lm_coef * L_PT."""
-        settings = self.settings
-        rate = learning_rate(settings, self.step)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        rate = learning_rate(self.settings, self.step)
+        gradients = partial(self._gradients, chosen)
+        if self.engine.is_divided:  # a pass that fails in one process leaves the others waiting
+            totals, counts = gradients(self.micro_batch.size)
+        else:
+            totals, counts = self.micro_batch.run(gradients, self.engine.forget)
+        self._count(self.processes.sum(counts).tolist())
         with self.ledger.timed("update"):
-            totals = torch.zeros(1 + len(METRICS), device=self.student.device)
-            for batch in self._micro_batches(chosen, self.machine.micro_batch):
-                hidden = response_hidden(self.student, batch.ids, batch.positions)
-                loss, metrics = packed_loss(
-                    settings, hidden, head(self.student), head(self.teacher), batch.packed, self.vocabulary
-                )
-                loss.backward()
-                totals += torch.cat([loss.detach()[None], metrics])
-                tokens = len(batch.packed.tokens)
-                self.ledger.count(
-                    "update",
-                    tokens=tokens,
-                    positions=batch.real,
-                    padded=batch.ids.numel(),
-                    student_forward=tokens,
-                    student_backward=2 * tokens,
-                )
-        plain = self._plaintext() if settings.lm_coef else None
-        with self.ledger.timed("update"):
-            norm = torch.nn.utils.clip_grad_norm_(trainable(self.student).values(), settings.max_grad_norm)
-            self._require_finite(float(totals[0]), float(norm), chosen)
-            self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)
-        values = dict(zip(("loss", *METRICS), totals.tolist(), strict=True))
+            loss, plain, *metrics = self.processes.sum(totals).tolist()
+            norm = self.engine.step(rate, partial(self._require_finite, loss + plain, chosen))
+        values = dict(zip(METRICS, metrics, strict=True))
         values.pop("reverse_kl")  # the curve of that name is of fresh rollouts
-        if plain is not None:
-            values["loss"] += settings.lm_coef * plain
-            values["plain_text"] = plain
-        self.curves.add(self.step, learning_rate=rate, grad_norm=float(norm), **values)
+        if self.settings.lm_coef:
+            values["plain_text"] = plain / self.settings.lm_coef
+        self.curves.add(self.step, learning_rate=rate, grad_norm=norm, loss=loss + plain, **values)
+        if self.micro_batch.halvings:
+            self.curves.add(self.step, micro_batch=self.micro_batch.size)
 
-    def _plaintext(self) -> float:
+    def _gradients(self, chosen: list[int], size: int) -> tuple[Tensor, Tensor]:
+        """Accumulate this process's gradients.
+
+        What is returned adds up over processes: [loss, L_PT's part, *METRICS], and [tokens, real positions,
+        positions, plain-text tokens].
+        """
+        assert self.collection is not None
+        device = self.student.device
+        totals = torch.zeros(2 + len(METRICS), device=device)
+        counts = torch.zeros(4, dtype=torch.long)
+        trained, backward = self.engine.trained, self.engine.backward
+        with self.ledger.timed("update"), checkpointed(trained, self.machine.gradient_checkpointing):
+            for batch in micro_batches(self.collection, chosen, self.settings, size, device, self.processes):
+                loss, metrics = trained(batch)
+                backward(loss)
+                totals += torch.cat([loss.detach()[None], loss.new_zeros(1), metrics])
+                counts += torch.tensor([len(batch.packed.tokens), batch.real, batch.ids.numel(), 0])
+        if self.settings.lm_coef:
+            with self.ledger.timed("plain_text"), checkpointed(trained, self.machine.gradient_checkpointing):
+                for ids in self._windows(size):
+                    # Windows are equally long, so that a mean over all is a mean of means.
+                    loss = trained(ids)[0] * (len(ids) / self.settings.lm_batch)
+                    backward(loss)
+                    totals[1] += loss.detach()
+                    counts[3] += ids.numel()
+        return totals, counts
+
+    def _windows(self, size: int) -> list[Tensor]:
+        """The plain text of this step that falls to this process, in micro-batches [B, L]."""
         settings, stream = self.settings, self.task.plain_text
         assert stream is not None  # checked when the run was made
         ids = draw_sequences(stream, settings.lm_batch, settings.lm_length, self.seed, self.step)
-        self.ledger.count("plain_text", tokens=ids.numel())
-        with self.ledger.timed("plain_text"):
-            loss = plaintext_loss(self.student, self.teacher, ids.to(self.student.device), settings)
-            (settings.lm_coef * loss).backward()
-            return float(loss.detach())
+        mine = torch.stack(self.processes.share(list(ids))).to(self.student.device)
+        return list(mine.split(size))
 
-    def _require_finite(self, loss: float, norm: float, chosen: Sequence[int]) -> None:
+    def _count(self, counts: list[int]) -> None:
+        tokens, real, padded, plain = counts
+        self.ledger.count(
+            "update",
+            tokens=tokens,
+            positions=real,
+            padded=padded,
+            student_forward=tokens,
+            student_backward=2 * tokens,
+        )
+        if plain:
+            self.ledger.count("plain_text", tokens=plain)
+
+    def _require_finite(self, loss: float, chosen: Sequence[int], norm: float) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._diverged(f"the loss is {loss} and the gradient norm {norm}", chosen)
 
@@ -243,9 +291,9 @@ class MiniLLMRun:
         )
 
     def _validate(self) -> None:
-        with self.ledger.timed("validate"):
+        with self.ledger.timed("validate"), self.engine.whole():
             found = self.validate(self.student)
         self.curves.add(self.step, **{f"valid_{name}": value for name, value in found.items()})
         if found["rouge_l"] > self.best_rouge:
             self.best_rouge, self.best_step = found["rouge_l"], self.step
-            self.best_weights = {n: p.detach().cpu().clone() for n, p in trainable(self.student).items()}
+            self.best_weights = {name: weights.clone() for name, weights in self.engine.weights().items()}

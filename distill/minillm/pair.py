@@ -28,17 +28,26 @@ class Pair:
 
 
 def load_pair(
-    start: Path, teacher: Path, lora: LoraSettings | None, dtype: str, device: torch.device, seed: int
+    start: Path,
+    teacher: Path,
+    lora: LoraSettings | None,
+    dtype: str,
+    device: torch.device,
+    seed: int,
+    teacher_dtype: str | None = None,
 ) -> Pair:
     """The student at its `start`, with an adapter to train where `lora` asks for one, and the finished teacher.
 
     Training goes on with the adapter of `start` where it has the shape that `lora` asks for and its base is known;
     otherwise a fresh one (drawn from `seed`) is added to the weights of `start`.
 
+    `teacher_dtype` is the teacher's precision where it has one of its own.
+
     Raises: ModelError as loading does.
     """
+    teacher_dtype = teacher_dtype or dtype
     if lora is None:
-        return Pair(_load(start, dtype, device), _load(teacher, dtype, device), None, shared=False)
+        return Pair(_load(start, dtype, device), _load(teacher, teacher_dtype, device), None, shared=False)
     ours = unmerged_origin(start)
     goes_on = ours.adapter is not None and same_shape(ours.adapter, lora)
     if not goes_on:
@@ -51,8 +60,8 @@ def load_pair(
     torch.nn.Module.to(student, device)
     theirs = unmerged_origin(teacher)
     # Only weights that stay as they are can be shared.
-    shared = str(theirs.base) == str(ours.base) and (goes_on or ours.adapter is None)
-    other = _adapted_copy(student, theirs) if shared else _load(teacher, dtype, device)
+    shared = str(theirs.base) == str(ours.base) and (goes_on or ours.adapter is None) and teacher_dtype == dtype
+    other = _adapted_copy(student, theirs) if shared else _load(teacher, teacher_dtype, device)
     if ours.adapter is not None:
         read_adapter(student, ours.adapter)
         if not goes_on:

@@ -19,6 +19,7 @@ from distill.generation.decode import Mixture, Response, sample_responses, simil
 from distill.minillm.losses import Packed
 from distill.minillm.returns import advantages, whitened
 from distill.models.parts import backbone, head, precise, shared_vocabulary
+from distill.parallel.processes import ALONE, Processes
 from distill.project.errors import TrainingError
 from distill.project.randomness import key, permutation
 
@@ -85,14 +86,16 @@ def collect(
     eos_id: int,
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
+    processes: Processes = ALONE,
 ) -> Collection:
-    """Sample collection `number` of a run from the mixture of teacher and student."""
+    """Sample collection `number` of a run from the mixture of teacher and student, divided over `processes`."""
     first = number * settings.rollouts
     chosen = [prompts[i] for i in prompt_stream(len(prompts), seed, first, settings.rollouts)]
+    mine = processes.share(chosen)
     responses = sample_responses(
         student,
-        chosen,
-        [key(seed, "rollout", first + i) for i in range(settings.rollouts)],
+        mine,
+        processes.share([key(seed, "rollout", first + i) for i in range(settings.rollouts)]),
         max_new_tokens=max_new_tokens,
         eos_id=eos_id,
         batch_size=batch_size,
@@ -102,8 +105,8 @@ def collect(
         on_batch=on_batch,
     )
     if not settings.teacher_mix_alpha:
-        score_with_teacher(student, teacher, chosen, responses, batch_size)
-    return assemble(chosen, responses, settings, max_new_tokens)
+        score_with_teacher(student, teacher, mine, responses, batch_size)
+    return assemble(chosen, processes.joined(responses), settings, max_new_tokens)
 
 
 @torch.no_grad()
@@ -159,11 +162,17 @@ class MicroBatch:
 
 
 def micro_batches(
-    collection: Collection, chosen: Sequence[int], settings: MiniLLMSettings, size: int, device: torch.device
+    collection: Collection,
+    chosen: Sequence[int],
+    settings: MiniLLMSettings,
+    size: int,
+    device: torch.device,
+    processes: Processes = ALONE,
 ) -> list[MicroBatch]:
     """Split one mini-batch into micro-batches of similar length; together they are exactly its mean.
 
-    Whitening and normalisation see the whole mini-batch, so the split changes no update.
+    Whitening and normalisation see the whole mini-batch, so the split changes no update; with several
+    `processes` these are the micro-batches of this one.
     """
     mask = collection.mask[list(chosen)]
     scaled = whitened(collection.advantages[list(chosen)], mask, settings.whiten)
@@ -174,7 +183,7 @@ def micro_batches(
     def length(row: int) -> int:
         return len(collection.prompts[chosen[row]]) + len(collection.responses[chosen[row]].ids)
 
-    rows = sorted(range(len(chosen)), key=length)
+    rows = processes.share(sorted(range(len(chosen)), key=length))
     return [
         _pack(collection, [(chosen[r], scaled[r]) for r in rows[start : start + size]], weight, device)
         for start in range(0, len(rows), size)
@@ -230,9 +239,9 @@ def require_agreement(student: PreTrainedModel, teacher: PreTrainedModel, batch:
     Raises: TrainingError when they differ by more than rounding, naming the model.
     """
     tokens = batch.packed.tokens
-    limit = AGREEMENT.get(student.dtype, 0.5)
 
     def gap(model: PreTrainedModel, known: Tensor, name: str) -> float:
+        limit = AGREEMENT.get(model.dtype, 0.5)
         forced = _picked(head(model)(response_hidden(model, batch.ids, batch.positions))[:, :vocabulary], tokens)
         found = (forced - known).abs().max().item()
         if not found <= limit:

@@ -16,7 +16,6 @@ from distill.generation.decode import Response
 from distill.minillm.ledger import CostLedger
 from distill.minillm.loop import MiniLLMRun
 from distill.minillm.rollouts import Collection
-from distill.models.lora import trainable
 from distill.runs.curves import Curves
 from distill.runs.resume import ResumeStore, State
 
@@ -24,7 +23,7 @@ _SEQUENCES = [f.name for f in dataclasses.fields(Response) if f.name not in ("id
 
 
 def store(run: MiniLLMRun, states: ResumeStore) -> None:
-    """Write the run's state as it stands after `run.step` steps."""
+    """Write the run's state as it stands after `run.step` steps; called by all processes, written by the first."""
     info = {
         "best_rouge": run.best_rouge,
         "best_step": run.best_step,
@@ -32,15 +31,17 @@ def store(run: MiniLLMRun, states: ResumeStore) -> None:
         "ledger": run.ledger.state(),
     }
     tensors = {
-        "student": {name: parameter.detach() for name, parameter in trainable(run.student).items()},
-        "optimiser": _moments(run),
+        "student": run.engine.weights(),
+        "optimiser": run.engine.moments(),
         "best": run.best_weights,
         "rollouts": {},
     }
     # Between two collections there is nothing to keep: the next one is drawn from the weights alone.
     if run.collection is not None and run.step % run.settings.steps_per_collection:
         tensors["rollouts"] = _flatten(run.collection)
-    states.save(State(run.step, info, tensors))
+    if run.processes.is_first:
+        states.save(State(run.step, info, tensors))
+    run.processes.wait()  # or one that ends now would have the writer ended with it
 
 
 def restore(run: MiniLLMRun, states: ResumeStore) -> None:
@@ -48,29 +49,13 @@ def restore(run: MiniLLMRun, states: ResumeStore) -> None:
     state = states.load()
     if state is None:
         return
-    run.student.load_state_dict(state.tensors["student"], strict=False)
-    for name, parameter in trainable(run.student).items():
-        if f"{name}/step" in state.tensors["optimiser"]:
-            run.optimiser.state[parameter] = {
-                key: state.tensors["optimiser"][f"{name}/{key}"].to(
-                    parameter.device if key != "step" else torch.device("cpu")
-                )
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+    run.engine.restore(state.tensors["student"], state.tensors["optimiser"])
     run.step = state.step
     run.best_rouge, run.best_step = state.info["best_rouge"], state.info["best_step"]
     run.best_weights = state.tensors["best"]
     run.curves, run.ledger = Curves(state.info["curves"]), CostLedger(state.info["ledger"])
     if state.tensors["rollouts"]:
         run.collection = _unflatten(state.tensors["rollouts"])
-
-
-def _moments(run: MiniLLMRun) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    for name, parameter in trainable(run.student).items():
-        for key, value in run.optimiser.state.get(parameter, {}).items():
-            found[f"{name}/{key}"] = value if isinstance(value, Tensor) else torch.tensor(float(value))
-    return found
 
 
 def _flatten(collection: Collection) -> dict[str, Tensor]:

@@ -23,19 +23,25 @@ _SECONDS_BETWEEN_LOG_LINES = 30.0
 class Progress:
     """A progress bar over `steps` steps, named after the stage, e.g. `tiny/minillm`."""
 
-    def __init__(self, name: str, steps: int, unit: str = "step", start: int = 0) -> None:
-        """`start` is the step a resumed run continues from; `unit` is what a step is called."""
+    def __init__(self, name: str, steps: int, unit: str = "step", start: int = 0, shown: bool = True) -> None:
+        """`start` is the step a resumed run continues from; `unit` is what a step is called.
+
+        Of several processes that share a stage only the first has its progress `shown`.
+        """
+        self._shown = shown
         self.name, self.steps, self.step, self.resumed_from = name, steps, start, start or None
         self._began, self._first, self._written = time.monotonic(), start, 0.0
         # A bar redraws itself with carriage returns, which a log file would only collect.
         self._bar = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             self._bar = tqdm(total=steps, initial=start, desc=name, unit=unit, dynamic_ncols=True, mininterval=0.2)
         self._unit, self._logged = unit, self._began
 
     def advance(self, count: int = 1, **shown: float) -> None:
         """Go on by `count` steps and show a few numbers, e.g. `loss=1.2`."""
         self.step += count
+        if not self._shown:
+            return
         text = {k: f"{v:.3g}" for k, v in shown.items()}
         now = time.monotonic()
         if self._bar is not None:

@@ -9,14 +9,26 @@ from pydantic import Field, field_validator
 
 from distill.project.settings import Settings
 
+# What is tried first where `micro_batch: auto` has no whole batch to begin with.
+_FIRST_TRIED = 64
+
+
+class TeacherHardware(Settings):
+    """How the teacher, which is only read, is held."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Precision of its weights; null takes the recipe's. Half precision rounds its distribution."""
+    offload: bool = False
+    """Keep it in the CPU's memory while the student is updated (MiniLLM)."""
+
 
 class HardwareSettings(Settings):
     """What fits the machine and changes no result beyond rounding; never tracked by DVC."""
 
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads; null leaves torch's own choice. Rounding depends on it."""
-    micro_batch: Annotated[int, Field(ge=1)] = 8
-    """Sequences a forward and backward pass; accumulation fills the global batch."""
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] = 8
+    """Sequences a forward and backward pass; accumulation fills the global batch. `auto` finds the most that fit."""
     decode_batch: Annotated[int, Field(ge=1)] = 64
     """Prompts decoded at once."""
     cache_teacher: bool = True
@@ -29,6 +41,19 @@ class HardwareSettings(Settings):
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Trackers that show a run's curves while it is under way (docs/trackers.md); DVC keeps the curves anyway."""
 
+    processes: Annotated[int, Field(ge=1)] | Literal["devices"] = 1
+    """Processes a training stage runs as, on this machine; `devices` is one for each GPU it sees."""
+    hostfile: str | None = None
+    """File with a line `<host> slots=<processes>` for each machine; replaces `processes`."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
+    """DeepSpeed's ZeRO: divides moments (1), gradients (2), weights (3); null trains without DeepSpeed."""
+    offload: Literal["none", "optimizer", "all"] = "none"
+    """What of a divided student rests in the CPU's memory: AdamW's state, or the weights too (stage 3)."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+    teacher: TeacherHardware = TeacherHardware()
+    """How the teacher is held."""
+
     @field_validator("report_to")
     @classmethod
     def _installed(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -37,3 +62,13 @@ class HardwareSettings(Settings):
                 wanted = "-e '.[trackers]' -c constraints.txt" if name == "tensorboard" else name
                 raise ValueError(f"`{name}` is not installed here; run `.venv/bin/pip install {wanted}` or leave it out")
         return names
+
+    def in_one_process(self) -> HardwareSettings:
+        """The same machine without DeepSpeed, for work that is too small to divide."""
+        return self.model_copy(update={"processes": 1, "hostfile": None, "zero_stage": None, "offload": "none"})
+
+    def largest_micro_batch(self, batch: int | None = None) -> int:
+        """The micro-batch to begin with, for a process's share `batch` of a global batch where there is one."""
+        if self.micro_batch == "auto":
+            return batch or _FIRST_TRIED
+        return self.micro_batch if batch is None else min(self.micro_batch, batch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -32,6 +32,12 @@ class StopRequest:
             self.obey()
         self.signal = number
         print("stopping once this step is stored; a second signal stops at once", file=sys.stderr)
+
+    def agreed(self, any_of: Callable[[bool], bool]) -> bool:
+        """Whether any process of the run was asked to end, which `any_of` finds out; then all of them are."""
+        if any_of(bool(self)) and not self:
+            self.signal = signal.SIGTERM
+        return bool(self)
 
     def obey(self) -> None:
         """End as the signal wants, if there was one: KeyboardInterrupt or Terminated."""

@@ -11,6 +11,9 @@ from distill.project.randomness import permutation
 from distill.text.examples import Example
 
 _BATCHES_SORTED_TOGETHER = 8
+FILLER = -1
+"""Stands for no row, where several processes need equally many: nothing in it is learnt."""
+_FILLER = Example(FILLER, [0], [], "")
 
 
 class ExampleDataset(Dataset[Example]):
@@ -29,7 +32,7 @@ class ExampleDataset(Dataset[Example]):
         return len(self.examples)
 
     def __getitem__(self, index: int) -> Example:
-        return self.examples[index]
+        return _FILLER if index == FILLER else self.examples[index]
 
 
 class KeyedSampler(Sampler[int]):
@@ -38,16 +41,20 @@ class KeyedSampler(Sampler[int]):
     Eight batches at a time are sorted by length, then the batches are shuffled: little padding, little bias.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        """`batch_size` is the global batch, so that the micro-batch does not change the order."""
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, fill: bool = False) -> None:
+        """`batch_size` is the global batch, so that the micro-batch does not change the order.
+
+        `fill` makes the last batch whole with fillers: accelerate would fill it with rows of the first.
+        """
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+        self.fillers = -len(lengths) % batch_size if fill else 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the training loop before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return len(self.lengths) + self.fillers
 
     def __iter__(self) -> Iterator[int]:
         order = permutation(len(self.lengths), self.seed, "rows", self.epoch)
@@ -61,3 +68,4 @@ class KeyedSampler(Sampler[int]):
         whole = [b for b in batches if len(b) == self.batch_size]
         shuffled = [whole[i] for i in permutation(len(whole), self.seed, "batches", self.epoch)]
         yield from (row for batch in shuffled + tail for row in batch)
+        yield from [FILLER] * self.fillers

@@ -8,9 +8,9 @@ schedule, accumulation, resume after a kill) is the Trainer's.
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,19 +23,24 @@ from transformers.trainer_callback import PrinterCallback
 
 from distill.models.lora import has_adapter, trainable
 from distill.models.parts import backbone, head, precise, shared_vocabulary
+from distill.parallel.processes import ALONE, Processes
 from distill.project.errors import DivergedError, TrainingError
 from distill.project.progress import Progress
 from distill.runs.curves import Curves
 from distill.runs.hardware import HardwareSettings
 from distill.runs.interrupt import StopRequest, stop_after_step
+from distill.runs.memory import Fitting
 from distill.runs.trackers import callbacks
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
+from distill.training.arguments import training_arguments
 from distill.training.batches import ExampleDataset, KeyedSampler
 from distill.training.settings import SupervisedSettings
+from distill.training.teacher_signal import TeacherSignal
 from distill.training.unfinished import curves_of, newest_checkpoint, seal_checkpoint
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
+Whole = Callable[[], AbstractContextManager[PreTrainedModel]]
 
 
 class Objective(Protocol):
@@ -47,37 +52,6 @@ class Objective(Protocol):
         self, settings: Any, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor
     ) -> Tensor:
         """Loss of each response token, [N]; logits are [N, V] in float32 or better, labels [N]."""
-
-
-class TeacherSignal:
-    """The teacher's distribution at response tokens, from hidden states kept once or computed each time."""
-
-    def __init__(self, teacher: PreTrainedModel, examples: Sequence[Example], batch: int, keep: bool) -> None:
-        """Run the teacher over all examples now when `keep`; its hidden states stay on the CPU."""
-        self.teacher = teacher.eval().requires_grad_(False)
-        self.kept: dict[int, Tensor] = {}
-        if keep:
-            ordered = sorted(examples, key=lambda e: len(e.prompt_ids) + len(e.response_ids))
-            for start in range(0, len(ordered), batch):
-                group = ordered[start : start + batch]
-                inputs = {k: v.to(teacher.device) for k, v in collate(group).items()}
-                pieces = self._hidden(inputs).split([len(e.response_ids) for e in group])
-                self.kept.update((e.index, piece.cpu()) for e, piece in zip(group, pieces, strict=True))
-
-    def logits(self, inputs: dict[str, Tensor], vocabulary: int) -> Tensor:
-        """Teacher logits [N, vocabulary] at the tokens that `labels` marks."""
-        with torch.no_grad():
-            if self.kept:
-                hidden = torch.cat([self.kept[row] for row in inputs["rows"].tolist()]).to(self.teacher.device)
-            else:
-                hidden = self._hidden(inputs)
-            return precise(head(self.teacher)(hidden)[:, :vocabulary])
-
-    @torch.no_grad()
-    def _hidden(self, inputs: dict[str, Tensor]) -> Tensor:
-        states = backbone(self.teacher)(input_ids=inputs["input_ids"], use_cache=False).last_hidden_state
-        kept: Tensor = states[:, :-1][inputs["labels"][:, 1:] != IGNORED]
-        return kept
 
 
 class SupervisedTrainer(Trainer):
@@ -94,8 +68,10 @@ class SupervisedTrainer(Trainer):
         validate: Validate | None,
         watch: _Watch,
         seed: int,
+        whole: Whole | None = None,
+        processes: Processes = ALONE,
     ) -> None:
-        """See `train_supervised`, which is the way in."""
+        """See `train_supervised`, which is the way in; `whole` gives a divided model with all its weights."""
         dataset = ExampleDataset(examples)
         super().__init__(
             model=model,
@@ -109,7 +85,10 @@ class SupervisedTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # the loss below divides by the global token count itself
         self.settings, self.teacher = settings, teacher
         self.objective: Objective = objective
-        self.validate, self.seed = validate, seed
+        self.validate, self.seed, self.processes = validate, seed, processes
+        self.whole: Whole = whole or (lambda: nullcontext(model))
+        self.pieces = Fitting(int(arguments.per_device_train_batch_size), "the micro-batch")
+        self.update: tuple[int, list[dict[str, Any]]] = (-1, [])
         self.vocabulary = shared_vocabulary(model, teacher.teacher) if teacher else None
         # The micro-batches of one optimiser step, to be shown when its gradient is not finite.
         self.recent: deque[dict[str, Tensor]] = deque(maxlen=arguments.gradient_accumulation_steps)
@@ -117,7 +96,44 @@ class SupervisedTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         assert isinstance(self.train_dataset, ExampleDataset)
         lengths = [len(e.prompt_ids) + len(e.response_ids) for e in self.train_dataset.examples]
-        return KeyedSampler(lengths, self.settings.batch_size, self.seed)
+        return KeyedSampler(lengths, self.settings.batch_size, self.seed, fill=self.processes.count > 1)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """As the Trainer's; out of memory, the update is begun again in smaller pieces, whose gradients add up.
+
+        Where a pass is shared with other processes it cannot be: there the launcher begins again.
+        """
+        if self.processes.count > 1 or self.is_deepspeed_enabled:
+            return super().training_step(model, inputs, num_items_in_batch)
+        step, earlier = self.update
+        if step != self.state.global_step:
+            earlier = []
+        self.update = (self.state.global_step, [*earlier, inputs])
+
+        again: list[dict[str, Any]] = []
+
+        def attempt(size: int) -> Tensor:
+            for batch in again:
+                self._in_pieces(model, batch, num_items_in_batch, size)
+            return self._in_pieces(model, inputs, num_items_in_batch, size)
+
+        def undo() -> None:
+            model.zero_grad()
+            again[:] = earlier
+
+        return self.pieces.run(attempt, undo)
+
+    def _in_pieces(self, model: nn.Module, batch: dict[str, Any], count: Tensor | int | None, size: int) -> Tensor:
+        """Add the gradients of a micro-batch, `size` rows at a time; its loss."""
+        parts = [
+            super(SupervisedTrainer, self).training_step(
+                model, {name: values[start : start + size] for name, values in batch.items()}, count
+            )
+            for start in range(0, len(batch["rows"]), size)
+        ]
+        return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
     def compute_loss(
         self,
@@ -151,7 +167,8 @@ class SupervisedTrainer(Trainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         # Called between backward and update: one update with it would leave no weight finite.
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
-        self._require_finite("gradient norm", float(norm), self.recent)
+        if norm is not None:  # DeepSpeed's stage 0 clips and does not tell
+            self._require_finite("gradient norm", float(norm), self.recent)
         return norm
 
     def _require_finite(self, name: str, value: float, batches: Iterable[dict[str, Tensor]]) -> None:
@@ -164,8 +181,9 @@ class SupervisedTrainer(Trainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Our validation in place of a loss over an evaluation set."""
-        assert self.validate is not None and isinstance(self.model, PreTrainedModel)
-        found = self.validate(self.model)
+        assert self.validate is not None
+        with self.whole() as model:
+            found = self.validate(model)
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -184,6 +202,7 @@ class SupervisedTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             seal_checkpoint(Path(str(self.args.output_dir)), self.state.global_step)
+        self.processes.wait()  # or one that ends now would have the writer ended with it
 
 
 def response_logits(model: PreTrainedModel, input_ids: Tensor, kept: Tensor) -> Tensor:
@@ -210,15 +229,16 @@ def _written_out(batches: Iterable[dict[str, Tensor]]) -> list[dict[str, Any]]:
 class _Watch(TrainerCallback):
     """After each step: progress, a stored state when it is time or somebody asked to stop."""
 
-    def __init__(self, progress: Progress, stop: StopRequest, save_every: int) -> None:
-        self.progress, self.stop, self.save_every = progress, stop, save_every
+    def __init__(self, progress: Progress, stop: StopRequest, save_every: int, processes: Processes) -> None:
+        self.progress, self.stop, self.save_every, self.processes = progress, stop, save_every, processes
         self.shown: dict[str, float] = {}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.advance(1, **self.shown)
-        if self.stop:
+        stopping = self.stop.agreed(self.processes.any)
+        if stopping:
             control.should_training_stop = True
-        if self.stop or state.global_step % self.save_every == 0:
+        if stopping or state.global_step % self.save_every == 0:
             control.should_save = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -237,82 +257,57 @@ def train_supervised(
     seed: int,
     teacher: PreTrainedModel | None = None,
     validate: Validate | None = None,
+    processes: Processes = ALONE,
 ) -> Curves:
     """Train `model` in place and leave it with the selected weights; unfinished state lives in `scratch`.
+
+    All `processes` call it, each with the same model, which all hold whole in the end.
 
     Raises: TrainingError when there is nothing to train on or the loss is not finite; KeyboardInterrupt or
     Terminated, once the state is stored, when the process is asked to stop.
     """
     steps_an_epoch = -(-len(examples) // settings.batch_size)
-    arguments = _arguments(settings, hardware, scratch, seed, steps_an_epoch, validate is not None)
+    arguments = training_arguments(
+        settings, hardware, scratch, seed, steps_an_epoch, validate is not None, processes, model.dtype
+    )
     signal = None
     if objective.NEEDS_TEACHER:
         if teacher is None:
             raise TrainingError(f"{name} needs a teacher; run its teacher stage first (`dvc repro`)")
-        signal = TeacherSignal(teacher, examples, hardware.micro_batch, hardware.cache_teacher)
-    last = newest_checkpoint(scratch)
+        signal = TeacherSignal(teacher, examples, hardware.largest_micro_batch(), hardware.cache_teacher, processes)
+    last = processes.first(newest_checkpoint(scratch) if processes.is_first else None)
     start = int(last.name.rpartition("-")[2]) if last else 0
-    with Progress(name, steps_an_epoch * settings.epochs, start=start) as progress, stop_after_step() as stop:
-        watch = _Watch(progress, stop, hardware.save_every)
-        trainer = SupervisedTrainer(model, arguments, examples, settings, objective, signal, validate, watch, seed)
+    shown, steps = processes.is_first, steps_an_epoch * settings.epochs
+    with (
+        trained_in_place(model, hardware) as (trained, whole),
+        Progress(name, steps, start=start, shown=shown) as progress,
+        stop_after_step() as stop,
+    ):
+        watch = _Watch(progress, stop, hardware.save_every, processes)
+        trainer = SupervisedTrainer(
+            trained, arguments, examples, settings, objective, signal, validate, watch, seed, whole, processes
+        )
         for tracker in callbacks(hardware.report_to, name):
             trainer.add_callback(tracker)
         # Trained through the module's own call, so that wrappers (DDP, DeepSpeed) see the forward they expect.
-        model.forward = partial(response_logits, model)
+        trained.forward = partial(response_logits, trained)
         try:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
         finally:
-            del model.forward
+            del trained.forward
+            if hardware.gradient_checkpointing:
+                trained.gradient_checkpointing_disable()
     model.eval()
     return curves_of(trainer.state.log_history, every=max(1, steps_an_epoch // 4))
 
 
-def _arguments(
-    settings: SupervisedSettings,
-    hardware: HardwareSettings,
-    scratch: Path,
-    seed: int,
-    steps_an_epoch: int,
-    validated: bool,
-) -> TrainingArguments:
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = min(hardware.micro_batch, settings.batch_size // processes)
-    if settings.batch_size % (micro * processes):
-        raise TrainingError(
-            f"`batch_size` {settings.batch_size} is not a multiple of micro_batch {micro} x {processes} processes; "
-            "change `hardware.micro_batch`"
-        )
-    every = settings.evaluate_every * steps_an_epoch
-    kept: dict[str, Any] = {"eval_strategy": "no", "save_strategy": "no"}
-    if validated:
-        kept = {
-            "eval_strategy": "steps",
-            "eval_steps": every,
-            "save_strategy": "steps",
-            "save_steps": every,
-            "load_best_model_at_end": True,
-            "metric_for_best_model": f"eval_{settings.select}",
-            "greater_is_better": settings.select == "rouge_l",
-        }
-    return TrainingArguments(
-        output_dir=str(scratch),
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=settings.batch_size // (micro * processes),
-        num_train_epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr": min(settings.min_learning_rate, settings.learning_rate)},
-        warmup_steps=settings.warmup_steps,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        optim="adamw_torch",
-        seed=seed,
-        logging_steps=1,
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=False,
-        log_level="error",
-        **kept,
-    )
+@contextmanager
+def trained_in_place(model: PreTrainedModel, hardware: HardwareSettings) -> Iterator[tuple[PreTrainedModel, Whole]]:
+    """What to train in place of `model`, and how to have it whole meanwhile; in the end `model` is."""
+    if hardware.zero_stage != 3:
+        yield model, lambda: nullcontext(model)
+        return
+    from distill.parallel.zero import divided
+
+    with divided(model) as inner_and_whole:
+        yield inner_and_whole

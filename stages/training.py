@@ -1,0 +1,50 @@
+"""How every training stage begins: its machine's settings checked, its processes started and connected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from distill.parallel.faults import batch_faults, machine_faults, micro_batch_faults, require
+from distill.parallel.launch import end_worker, fitting_micro_batch, relaunch_if_asked, smaller_next_time
+from distill.parallel.processes import Processes, joined_processes
+from distill.project.errors import DivergedError
+
+if TYPE_CHECKING:
+    from stages.experiment import Experiment
+
+
+@contextmanager
+def training(
+    experiment: Experiment, batches: dict[str, int], accumulated: bool, lora: bool
+) -> Iterator[tuple[Processes, int]]:
+    """The processes that train together, and the micro-batch of each; started here when they are not yet.
+
+    `batches` are the global batches by their places in the profile, the one that is divided into micro-batches
+    first; `accumulated` ones want equal micro-batches; `lora` says that an adapter is trained.
+
+    Raises: SettingsError with every fault of the machine's settings; SystemExit when the processes started here
+    have done the work.
+    """
+    hardware = experiment.hardware
+    faults = machine_faults(hardware, experiment.dtype, lora) or batch_faults(hardware, batches)
+    if accumulated:
+        faults = faults or micro_batch_faults(hardware, batches)
+    require(faults, experiment.profile)
+    relaunch_if_asked(hardware)
+    with joined_processes() as processes:
+        micro_batch = fitting_micro_batch(hardware, next(iter(batches.values())) // processes.count)
+        with smaller_next_time(micro_batch):
+            yield processes, micro_batch
+    end_worker()
+
+
+@contextmanager
+def after_all(processes: Processes) -> Iterator[None]:
+    """A fault that all processes find ends them together: the first has evidence to write, the others wait for it."""
+    try:
+        yield
+    except DivergedError:
+        processes.wait()
+        raise
