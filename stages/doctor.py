@@ -19,8 +19,9 @@ from distill.preflight.project import lock_findings, remote_finding, server_find
 from distill.project.errors import EXIT_BAD_INPUT, SettingsError, run_stage
 from distill.project.table import PARAMS, Table, read_table
 from distill.text.settings import PromptSettings
-from stages.check import Profile, check_profile
+from stages.check import check_profile
 from stages.doctor_plan import Plan, Row, placement, plan_row
+from stages.recipe import Profile
 
 # A checkpoint lies in the workspace and in DVC's cache; an unfinished run keeps two states of weights and moments.
 _COPIES = 2

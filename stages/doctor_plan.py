@@ -17,7 +17,7 @@ from distill.preflight.workload import Lengths, Work, minillm_work, read_lengths
 from distill.project.table import Table
 from distill.runs.hardware import HardwareSettings
 from distill.training.settings import SupervisedSettings
-from stages.check import Profile
+from stages.recipe import Profile
 
 _WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
 # A vocabulary to judge by while there is no tokenizer to count: GPT-2's.

@@ -15,6 +15,7 @@ from typing import Any, get_args
 from distill.models.settings import Dtype
 from distill.project.errors import SettingsError, run_stage
 from distill.project.files import read_json
+from distill.project.references import ModelReference
 from distill.project.settings import lookup, read_yaml
 from distill.project.table import PARAMS, profile_path, read_table
 from distill.scoring.names import TEACHER
@@ -66,7 +67,10 @@ def export(student: str, method: str, folder: Path, dtype: str | None) -> None:
     require_free(folder)
     sampling = section(PARAMS, "evaluation", EvaluationSettings).sampling
     settings = recipe["teacher"] if method == TEACHER else recipe["students"][student]
-    base = (settings["model"].get("source") or {}).get("hub")
+    # A finished checkpoint that was taken from elsewhere stands on itself.
+    taken = (settings if method == TEACHER else settings[method]).get("from")
+    found = taken or (settings["model"] or {}).get("source")
+    base = None if found is None else ModelReference.model_validate(found).hub
     meta = read_json(source / "meta.json")
     record = Path(f"{source}.run.json")
     results = Path("results") / f"{student}.json"

@@ -143,7 +143,7 @@ def test_an_unknown_student_is_named(sound: Path) -> None:
 
 
 def test_the_hub_is_asked_only_for_what_is_not_here(tmp_path: Path) -> None:
-    reference = Reference(hub="openai-community/gpt2", revision="main")
+    reference = Reference(hub="openai-community/gpt2", revision="main", unpinned=True)
     away = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
     origin = reference_origin(reference, away)
     assert origin.where == "hub" and origin.shape is not None and origin.shape.layers == 12
