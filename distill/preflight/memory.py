@@ -26,7 +26,7 @@ FLOAT32 = 4
 # A process that has imported torch, transformers and this project and holds nothing yet, measured on Linux.
 LIBRARIES = 480 * 2**20
 # Tensors [tokens, vocabulary] in float32 that are alive at once: (end of the forward pass, in the backward pass).
-_LOGITS = {"sft": (2, 3), "kd": (7, 6), "minillm": (7, 9), "plain text": (2, 3), "plain text, teacher": (5, 5)}
+_LOGITS = {"sft": (2, 3), "kd": (7, 6), "minillm": (6, 4), "plain text": (2, 3), "plain text, teacher": (5, 5)}
 # The same for one decoded token of a row: of one model, of a mixture of two.
 _DECODED = (5, 9)
 # What a backward pass works with beside what was kept, in tensors [tokens, ffn]; and what the allocator cannot reuse,
