@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from distill.minillm import collapse
 from distill.minillm.loop import Machine, MiniLLMRun, Task
@@ -91,11 +92,14 @@ def test_the_fix_names_what_is_off_and_would_have_mattered() -> None:
     assert fix(policy_gradient=False, whiten="none") == fix()
 
 
-def new_run(on_collapse: Callable[[DivergedError], None] = collapse.stop, **given: Any) -> MiniLLMRun:
+def new_run(
+    on_collapse: Callable[[DivergedError], None] = collapse.stop, teacher: PreTrainedModel | None = None, **given: Any
+) -> MiniLLMRun:
     chosen: dict[str, Any] = {"learning_rate": 3e-2, "warmup_steps": 0, "max_steps": 28, "evaluate_every": 5}
     chosen |= {"rollouts": 32, "minibatch": 16, "inner_epochs": 2, "teacher_mix_alpha": 0.0}
     student = tiny_model(spread=0.2, dtype=torch.float32)
-    teacher = tiny_model(vocabulary=14, width=24, seed=1, dtype=torch.float32)
+    if teacher is None:
+        teacher = tiny_model(vocabulary=14, width=24, seed=1, dtype=torch.float32)
     settings = MiniLLMSettings(**{**chosen, **given})
     return MiniLLMRun(student, teacher, Task(PROMPTS, 24, EOS), settings, Machine(16, 32), 0, checksum, on_collapse)
 
@@ -122,8 +126,7 @@ def test_a_run_that_freezes_is_stopped() -> None:
 
 def test_a_run_whose_divergence_explodes_is_stopped() -> None:
     """Its student starts near the teacher and is thrown off by far too high a rate."""
-    run = new_run(learning_rate=1.0)
-    run.teacher = tiny_model(spread=0.2, dtype=torch.float32)
+    run = new_run(teacher=tiny_model(spread=0.2, dtype=torch.float32), learning_rate=1.0)
     with torch.no_grad():
         for parameter in run.student.parameters():
             noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
