@@ -51,7 +51,7 @@ def new_run(processes: Processes, stage: str) -> MiniLLMRun:
 
 def train(processes: Processes, stage: str, kill_after: int | None = None, name: str = "whole") -> MiniLLMRun:
     """As the stage does it: restore, train, store every third step; killed after a step."""
-    states = ResumeStore(f"{stage}-{name}", "a")
+    states = ResumeStore(f"{stage}-{name}-{processes.count}", "a")
     run = new_run(processes, stage)
     restore(run, states)
 
