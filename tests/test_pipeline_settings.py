@@ -79,7 +79,7 @@ FAULTS: list[tuple[Path, str, Any, str]] = [
         0,
         "recipe.students.small.sft.learning_rate: input should be greater than 0 (it is 0)",
     ),
-    (MINI, f"{SMALL}.minillm.teacher_mix_alpha", 1, "input should be less than 1 (it is 1)"),
+    (MINI, f"{SMALL}.minillm.teacher_mix_alpha", 1.5, "input should be less than or equal to 1 (it is 1.5)"),
     (MINI, f"{SMALL}.minillm.rollouts", 12, "`rollouts` must be a multiple of `minibatch` (8); change"),
     (MINI, f"{SMALL}.minillm.preset", "best", "'default', 'paper' or 'reference' (it is 'best'); change it to fit\n"),
     (MINI, f"{SMALL}.kd.kd_ratio", 2, "less than or equal to 1"),
