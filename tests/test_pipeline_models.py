@@ -264,4 +264,4 @@ def test_minillm_from_weights_that_are_no_numbers(project: Path, refused: Callab
 
 def test_a_batch_that_the_machine_cannot_fill(project: Path, refused: Callable[..., str]) -> None:
     edit(project / MINI, "hardware.micro_batch", 5)
-    assert "`batch_size` 32 is not a multiple of micro_batch 5" in refused(sft.main, "small", "sft")
+    assert "batch_size: 32 is not a multiple of micro_batch 5" in refused(sft.main, "small", "sft")

@@ -83,12 +83,14 @@ def test_sigterm_ends_a_command_in_order(capsys: pytest.CaptureFixture[str]) -> 
 
 
 INTERRUPT_AT_IMPORT = """
-import os, signal, sys
+import os, signal, sys, time
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+            raise SystemExit("the signal never came")  # rather than the stage itself, in a person's own clone
 
 sys.meta_path.insert(0, Finder())
 """
