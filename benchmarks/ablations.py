@@ -6,12 +6,14 @@ is trained with further rollout seeds from the same teacher and start.
 
     make ablations, or python -m benchmarks.ablations [--arms NAME ...] [--workers 2]
 
-It writes docs/ablations_table.md; every finished run is kept in .resume/ablations.json and not made again.
+It writes docs/ablations_table.md (`--arms` without a name: of what is there, and runs nothing); every finished run is
+kept in .resume/ablations.json and not made again.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -26,7 +28,7 @@ from distill.project.files import read_json, write_json, write_text
 RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 STEPS = {"max_steps": 240, "evaluate_every": 48}
 REPORTED = ("valid", "tokens", "repeated", "reverse_kl")
-HEAD = "| arm | runs | lr | test Rouge-L | valid | answer tokens | repeated 4-grams % | reverse KL |"
+HEAD = "| arm | runs | lr | test Rouge-L | valid | answer tokens | repeated 4-grams % | reverse KL | minus default |"
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,9 @@ class Arm:
 
 UNWHITENED = {"whiten": "none", "discount": 1.0, "rewards": "sampled", "return_from": "current"}
 FIVE = (0, 1, 2, 3, 4)
+DEFAULT = "default"
 ARMS: dict[str, Arm] = {
-    "default": Arm(seeds=FIVE),
+    DEFAULT: Arm(seeds=FIVE),
     "sampled rewards": Arm({"rewards": "sampled"}, seeds=FIVE),
     "sampled rewards, closed-form baseline": Arm({"rewards": "sampled", "baseline": "closed_form"}, seeds=FIVE),
     "unwhitened": Arm(UNWHITENED),
@@ -138,9 +141,24 @@ class Runs:
         seed = ARMS[name].seeds[0]
         return {rate: found.valid for rate in RATES if (found := self.find(name, rate, seed)) is not None}
 
+    def tests(self, name: str) -> dict[int, float]:
+        """Test Rouge-L of the runs with the chosen rate, by seed; empty before it is chosen."""
+        rate = self.best_rate(name)
+        found = {} if rate is None else {seed: self.find(name, rate, seed) for seed in ARMS[name].seeds}
+        return {seed: outcome.test for seed, outcome in found.items() if outcome is not None}
+
     @staticmethod
     def _key(name: str, rate: float, seed: int) -> str:
         return f"{name} | {rate:g} | {seed}"
+
+
+def minus_default(name: str, runs: Runs) -> str:
+    """Test Rouge-L of an arm minus the default's, over the seeds both have: mean ± its standard error."""
+    ours, theirs = runs.tests(name), runs.tests(DEFAULT)
+    differences = [] if name == DEFAULT else [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    if len(differences) < 2:
+        return "–"
+    return f"{mean(differences):+.1f} ± {stdev(differences) / math.sqrt(len(differences)):.1f}"
 
 
 def row(name: str, runs: Runs) -> str | None:
@@ -152,14 +170,21 @@ def row(name: str, runs: Runs) -> str | None:
     tests = [outcome.test for outcome in outcomes]
     valid, tokens, repeated, kl = (mean(getattr(o, n) for o in outcomes) for n in REPORTED)
     std = stdev(tests) if len(tests) > 1 else 0.0
-    rest = [f"{valid:.1f}", f"{tokens:.1f}", f"{repeated:.1f}", f"{kl:.2f}"]
+    rest = [f"{valid:.1f}", f"{tokens:.1f}", f"{repeated:.1f}", f"{kl:.2f}", minus_default(name, runs)]
     return f"| {' | '.join([name, str(len(tests)), f'{rate:g}', f'{mean(tests):.1f} ± {std:.1f}', *rest])} |"
+
+
+def write_table(runs: Runs) -> None:
+    """docs/ablations_table.md, of all arms that have a rate."""
+    rows = filter(None, (row(name, runs) for name in ARMS))
+    lines = [HEAD, "|---" * HEAD.count(" | ") + "|---|", *rows]
+    write_text(ROOT / "docs/ablations_table.md", "\n".join(lines) + "\n")
 
 
 def main() -> None:
     """Run the arms, in their order, and write the table after each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="NAME")
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS), metavar="NAME")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, each on one core")
     arguments = parser.parse_args()
     runs = Runs(ROOT / ".resume/ablations.json")
@@ -172,8 +197,8 @@ def main() -> None:
             assert rate is not None
             list(pool.map(lambda seed, name=name, rate=rate: runs.make(name, rate, seed), seeds[1:]))
             print(row(name, runs), flush=True)
-            lines = [HEAD, "|---" * 8 + "|", *filter(None, (row(known, runs) for known in ARMS))]
-            write_text(ROOT / "docs/ablations_table.md", "\n".join(lines) + "\n")
+            write_table(runs)
+    write_table(runs)
 
 
 if __name__ == "__main__":

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from stages import base, prepare
-from tests.tiny_pipeline import MINI, PROFILE, TABLE, in_folder
+from tests.tiny_pipeline import in_folder, write_settings
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small pipeline up to the bases of teacher and student, and an `init` that is the student's base."""
     root = tmp_path_factory.mktemp("prepared")
-    (root / "profiles").mkdir()
-    (root / "distill/world").mkdir(parents=True)
-    (root / MINI).write_text(PROFILE)
-    table = {**TABLE, "seed": 0, "evaluation": {"seeds": [10], "sampling": {"temperature": 1.0}}}
-    del table["evaluation.seeds"]
-    (root / "params.yaml").write_text(json.dumps(table))
+    write_settings(root)
     run = in_folder(root)
     run(prepare.main, "mini")
     run(base.main, "mini")

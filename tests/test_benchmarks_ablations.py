@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.ablations import ARMS, RATES, STEPS, Outcome, Runs, row
+from benchmarks.ablations import ARMS, RATES, STEPS, Outcome, Runs, minus_default, row
 from benchmarks.gradient_variance import BATCH, BATCHES, GROUPS, Moments, settings_of
 from benchmarks.short_ablations import CHOSEN
 from distill.minillm.settings import MiniLLMSettings
@@ -44,6 +44,18 @@ def test_rates_are_climbed_until_both_neighbours_are_worse(tmp_path: Path) -> No
     assert sorted(made) == list(RATES[2:])  # never the smallest two
     line = row("default", runs)
     assert line is not None and "| 1 | 0.008 | 10.0 ± 0.0 | 9.0 | 10.0 | 0.5 | 1.00 |" in line
+
+
+def test_arms_are_compared_with_the_default_seed_by_seed(tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "runs.json")
+    for name, scores in (("default", (10.0, 20.0, 30.0)), ("alpha 0.1", (11.0, 23.0, 32.0))):
+        for rate in RATES[1:5]:
+            runs.outcomes[runs._key(name, rate, 0)] = outcome(0.0)
+        for seed, score in enumerate(scores):
+            runs.outcomes[runs._key(name, RATES[2], seed)] = outcome(score)
+    assert minus_default("default", runs) == "–"
+    assert minus_default("alpha 0.1", runs) == "+2.0 ± 0.6"  # 1, 3, 2: deviation 1 over the root of 3
+    assert minus_default("alpha 0.4", runs) == "–"
 
 
 def test_a_kept_run_is_not_made_again(tmp_path: Path) -> None:

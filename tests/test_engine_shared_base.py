@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from distill.minillm.loop import Machine, MiniLLMRun, Task
 from distill.minillm.pair import Pair, load_pair
@@ -23,7 +23,7 @@ from distill.project.files import write_json
 from distill.project.references import Reference
 from distill.runs.resume import ResumeStore
 from tests.test_engine_lora import TOKENIZER, adapted, logits
-from tests.tiny_models import EOS, tiny_model
+from tests.tiny_models import EOS, opened_models, tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -63,14 +63,7 @@ def run_of(pair: Pair, steps: int = 6) -> MiniLLMRun:
 
 @pytest.mark.usefixtures("finished")
 def test_one_base_is_loaded_once_for_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[str] = []
-    load = AutoModelForCausalLM.from_pretrained
-
-    def counted(name: str, *arguments: Any, **given: Any) -> Any:
-        opened.append(name)
-        return load(name, *arguments, **given)
-
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
+    opened = opened_models(monkeypatch)
     pair = loaded()
     assert pair.shared
     assert opened == ["base"]

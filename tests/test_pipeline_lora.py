@@ -16,6 +16,7 @@ from distill.models.loading import load_model
 from distill.text.tokenizers import load_tokenizer
 from stages import base, evalset, kd, minillm, respond, sft
 from tests.test_pipeline_stand_in import given, refusal
+from tests.tiny_models import opened_models
 from tests.tiny_pipeline import MINI, ROOT, SMALL, Stage, edit, in_folder
 
 pytest_plugins = ["tests.stage_fixtures"]
@@ -63,14 +64,7 @@ def test_teacher_and_student_are_adapters_of_one_base(
     stage(sft.main, "mini", "teacher")
     stage(sft.main, "small", "init")
     stage(kd.main, "small", "kd")
-    opened: list[str] = []
-    load = AutoModelForCausalLM.from_pretrained
-
-    def counted(name: str, *arguments: Any, **more: Any) -> Any:
-        opened.append(name)
-        return load(name, *arguments, **more)
-
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
+    opened = opened_models(monkeypatch)
     stage(minillm.main, "small", "minillm")
     assert opened == ["given/base"], "MiniLLM loads the base, once, and nothing else"
     assert json.loads((project / "runs/small/minillm.run.json").read_text())["shared_base"] is True

@@ -18,21 +18,16 @@ from distill.project.settings import read_yaml
 from distill.text.tokenizers import learn_bpe, load_tokenizer
 from stages import base, check, evalset, kd, minillm, prepare, pseudo, respond, seqkd, sft
 from tests.tiny_models import tiny_model
-from tests.tiny_pipeline import DELETED, MINI, PROFILE, ROOT, SMALL, TABLE, Stage, edit, in_folder
+from tests.tiny_pipeline import DELETED, MINI, ROOT, SMALL, TABLE, Stage, edit, in_folder, write_settings
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data of the small pipeline, and finished models from elsewhere in `given/`: teacher, sft, minillm, plain."""
     root = tmp_path_factory.mktemp("prepared")
-    (root / "profiles").mkdir()
-    (root / "distill/world").mkdir(parents=True)
+    write_settings(root)
     shutil.copytree(ROOT / "evalsets", root / "evalsets")
     shutil.copy(ROOT / "dvc.yaml", root / "dvc.yaml")
-    (root / MINI).write_text(PROFILE)
-    table = {**TABLE, "seed": 0, "evaluation": {"seeds": [10], "sampling": {"temperature": 1.0}}}
-    del table["evaluation.seeds"]
-    (root / "params.yaml").write_text(json.dumps(table))
     run = in_folder(root)
     run(prepare.main, "mini")
     run(evalset.main, "toy_id")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -71,3 +72,16 @@ def checksum(model: PreTrainedModel) -> dict[str, float]:
     """A validation that costs nothing: any function of the weights will do to choose a checkpoint."""
     total = float(sum(p.detach().double().sin().sum() for p in model.parameters()))
     return {"rouge_l": total, "loss": -total}
+
+
+def opened_models(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders that `from_pretrained` opens from now on, in that order; the list grows as it does."""
+    opened: list[str] = []
+    load = AutoModelForCausalLM.from_pretrained
+
+    def counted(name: str, *arguments: Any, **given: Any) -> Any:
+        opened.append(name)
+        return load(name, *arguments, **given)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
+    return opened

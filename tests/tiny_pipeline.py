@@ -203,6 +203,16 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Stage = Callable[..., None]
 
 
+def write_settings(root: Path) -> None:
+    """Profile and table of the small pipeline in `root`, one sampling seed, for stages run by `in_folder`."""
+    (root / "profiles").mkdir()
+    (root / "distill/world").mkdir(parents=True)
+    (root / MINI).write_text(PROFILE)
+    table = {**TABLE, "seed": 0, "evaluation": {"seeds": [10], "sampling": {"temperature": 1.0}}}
+    del table["evaluation.seeds"]
+    (root / "params.yaml").write_text(json.dumps(table))
+
+
 def in_folder(folder: Path) -> Stage:
     """A function that runs a stage's `main` there, as `python -m stages.<file> <arguments>` would."""
 
