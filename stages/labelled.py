@@ -27,8 +27,10 @@ def main() -> None:
     settings = parse(read_yaml(description), LabelSetSettings, str(description))
     rows = read_labelled(settings, path)
     write_jsonl(Path(f"labelled/{name}.jsonl"), rows)
-    counts = Counter(row["words"][row["answer"]] for row in rows)
-    print(f"{name}: {len(rows)} rows, " + ", ".join(f"{count} {word}" for word, count in counts.items()))
+    # By label: the words themselves may hold a name, and so differ in every row.
+    labels = list(settings.words)
+    counts = Counter(labels[row["answer"]] for row in rows)
+    print(f"{name}: {len(rows)} rows, " + ", ".join(f"{counts[label]} {label}" for label in labels))
 
 
 if __name__ == "__main__":

@@ -72,6 +72,18 @@ def test_stage_writes_what_params_name(tmp_path: Path, monkeypatch: pytest.Monke
     assert json.loads((tmp_path / "labelled/mine.jsonl").read_text()) == expected
 
 
+def test_stage_counts_by_label_not_by_words_that_hold_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = {"true": "{name} is right", "false": "{name} is wrong"}
+    rows = [{"question": "a", "passage": "b", "name": name, "label": True} for name in ("Ann", "Bo", "Cy")]
+    put_rows(tmp_path / "mine.jsonl", rows)
+    put(tmp_path / "params.yaml", "calibration: {mine: mine.jsonl}\n")
+    put(tmp_path / "labelsets/mine.yaml", json.dumps(settings(words=words).model_dump(mode="json")))
+    run(monkeypatch, tmp_path, labelled_stage, "mine")
+    assert capsys.readouterr().out == "mine: 3 rows, 3 true, 0 false\n"
+
+
 def test_faults_are_counted_and_named(tmp_path: Path) -> None:
     rows = [{"question": "a", "passage": "b", "label": label} for label in (True, "maybe", "FALSE")]
     put_rows(tmp_path / "x.jsonl", [*rows, {"question": "a", "label": True}])
