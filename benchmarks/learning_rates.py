@@ -1,9 +1,13 @@
 """Sweep the learning rate of each method on the toy profile, by best validation Rouge-L.
 
-The learning rate moves results more than any method does, so no comparison is fair before this. Uses the finished
-data, teacher, start and teacher responses of the working tree (`make repro` first), two runs at a time.
+The learning rate moves results more than any method does, so no comparison is fair before this. Each method's rate is
+climbed from the one its profile has, by factors of two, until both neighbours of the best are worse. Uses the finished
+data, teacher, start and teacher responses of the working tree (`make repro` first).
 
-    python -m benchmarks.learning_rates [--methods sft kd ...]        writes docs/toy_learning_rates.md
+    python -m benchmarks.learning_rates [--methods sft kd ...] [--workers 2]
+
+It writes docs/toy_learning_rates.md and keeps every run in docs/toy_learning_rates.json, with the section of the
+profile it had: what is there is not run again unless that section has changed.
 """
 
 from __future__ import annotations
@@ -12,63 +16,107 @@ import argparse
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
 
 from benchmarks.workspace import ROOT, curve, run, toy_run_place
 from distill.project.files import read_json, write_json, write_text
 
 STAGES = {
-    "init": "sft",
     "sft": "sft",
     "kd": "kd",
+    "kd, twice the epochs": "kd",
     "seqkd": "seqkd",
     "seqkd_multi": "seqkd",
     "minillm": "minillm",
     "single_step": "minillm",
 }
+# Not in the profile: whether the compute that MiniLLM has would change the baseline that comes closest to it.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"kd, twice the epochs": ("kd", {"epochs": 120})}
+STORE = ROOT / "docs/toy_learning_rates.json"
 HEAD = """# Learning rates on the toy profile
 
-Best validation Rouge-L (lowest validation loss) of one run each, seed 0, by `python -m benchmarks.learning_rates`. The
-profile ships the best of each row. `seqkd_multi` was swept at 10 epochs (it ships 14) and its best is the largest rate
-tried. MiniLLM's start, `init`, keeps 2e-3: it is chosen by loss, and SFT's lowest loss is there.
+Best validation Rouge-L (lowest validation loss) of one run each, seed 0, by `python -m benchmarks.learning_rates`. A
+rate is climbed by factors of two until both neighbours of the best are worse; the best of each row is bold. MiniLLM's
+start, `init`, keeps 2e-3: it is chosen by loss, and SFT's lowest loss is there.
 """
-GRID = (1e-3, 2e-3, 4e-3, 8e-3)
+
+Found = dict[str, dict[str, Any]]
 
 
-def measure(method: str, rate: float) -> tuple[float, float]:
-    """(best validation Rouge-L, lowest validation loss) of one run in a scratch folder."""
-    with tempfile.TemporaryDirectory() as name:
-        place = toy_run_place(Path(name), method, {"learning_rate": rate})
-        run(place, f"stages.{STAGES[method]}", "tiny", method)
-        return max(curve(place, method, "valid_rouge_l")), min(curve(place, method, "valid_loss"))
+def section(method: str) -> dict[str, Any]:
+    """What the profile says of a method, a variant's changes made, its learning rate left out."""
+    name, changes = VARIANTS.get(method, (method, {}))
+    profile = YAML(typ="safe").load(ROOT / "profiles/toy.yaml")
+    return {**profile["recipe"]["students"]["tiny"][name], **changes, "learning_rate": None}
 
 
-def draw(found: dict[str, list[float]]) -> str:
-    """The table of all runs made so far, keyed `method rate`."""
-    rates = sorted({float(cell.split()[1]) for cell in found})
+def shipped_rate(method: str) -> float:
+    """The learning rate in the profile."""
+    name = VARIANTS.get(method, (method, {}))[0]
+    profile = YAML(typ="safe").load(ROOT / "profiles/toy.yaml")
+    return float(profile["recipe"]["students"]["tiny"][name]["learning_rate"])
+
+
+def measure(method: str, rate: float) -> dict[str, Any]:
+    """Best validation Rouge-L and lowest validation loss of one run in a scratch folder."""
+    name, changes = VARIANTS.get(method, (method, {}))
+    with tempfile.TemporaryDirectory() as folder:
+        place = toy_run_place(Path(folder), name, {**changes, "learning_rate": rate})
+        run(place, f"stages.{STAGES[method]}", "tiny", name)
+        rouge, loss = (curve(place, name, f"valid_{what}") for what in ("rouge_l", "loss"))
+        return {"rouge_l": max(rouge), "loss": min(loss), "section": section(method)}
+
+
+def of_method(found: Found, method: str) -> dict[float, float]:
+    """Best validation Rouge-L by rate, of the runs that had today's section of the profile."""
+    wanted = section(method)
+    return {
+        float(key.rpartition(" ")[2]): run["rouge_l"]
+        for key, run in found.items()
+        if key.rpartition(" ")[0] == method and run["section"] == wanted
+    }
+
+
+def missing(found: Found, method: str) -> list[float]:
+    """The rates still to be tried: the shipped one, then the neighbours of the best so far."""
+    tried = of_method(found, method)
+    best = max(tried, key=lambda rate: tried[rate]) if tried else shipped_rate(method)
+    return [rate for rate in (best, best / 2, best * 2) if rate not in tried]
+
+
+def draw(found: Found) -> str:
+    """The table of the runs that had today's profile."""
+    rows = {method: tried for method in STAGES if (tried := of_method(found, method))}
+    rates = sorted({rate for tried in rows.values() for rate in tried})
     lines = [f"| method | {' | '.join(f'{rate:g}' for rate in rates)} |", "|---|" + "---|" * len(rates)]
-    for method in STAGES:
-        row = [found.get(f"{method} {rate:g}") for rate in rates]
-        if any(row):
-            lines.append(f"| {method} | " + " | ".join(f"{c[0]:.1f} ({c[1]:.2f})" if c else "" for c in row) + " |")
+    for method, tried in rows.items():
+        best = max(tried, key=lambda rate: tried[rate])
+        cells = []
+        for rate in rates:
+            shown = f"{tried[rate]:.1f} ({found[f'{method} {rate:g}']['loss']:.2f})" if rate in tried else ""
+            cells.append(f"**{shown}**" if rate == best else shown)
+        lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Run the sweep and write the table; finished runs are kept in .resume/ and not made again."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Climb each method's rate and write the table after each step."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=list(STAGES), default=list(STAGES))
-    parser.add_argument("--rates", nargs="+", type=float, default=GRID)
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, each on one core")
     arguments = parser.parse_args()
-    store = ROOT / ".resume/learning_rates.json"
-    found: dict[str, list[float]] = read_json(store) if store.is_file() else {}
-    cells = [(m, r) for m in arguments.methods for r in arguments.rates if f"{m} {r:g}" not in found]
-    with ThreadPoolExecutor(2) as pool:
-        for (method, rate), scores in zip(cells, pool.map(lambda cell: measure(*cell), cells), strict=True):
-            found[f"{method} {rate:g}"] = list(scores)
-            write_json(store, found)
-    table = draw(found)
-    print(table)
-    write_text(ROOT / "docs/toy_learning_rates.md", f"{HEAD}\n{table}\n")
+    found: Found = read_json(STORE) if STORE.is_file() else {}
+    with ThreadPoolExecutor(arguments.workers) as pool:
+        for method in arguments.methods:
+            while rates := missing(found, method):
+                measured = pool.map(lambda rate, method=method: measure(method, rate), rates)
+                for rate, outcome in zip(rates, measured, strict=True):
+                    found[f"{method} {rate:g}"] = outcome
+                    write_json(STORE, found)
+                write_text(ROOT / "docs/toy_learning_rates.md", f"{HEAD}\n{draw(found)}\n")
+    print(draw(found))
 
 
 if __name__ == "__main__":
