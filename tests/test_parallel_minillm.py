@@ -4,7 +4,8 @@ Twenty updates in float32, of a LLaMA shape with a tied head: every gradient of 
 keys, as GPT-2 has, changes nothing that a model says; its gradient is rounding, which Adam makes steps of.)
 
 A stage of DeepSpeed is named by its number, before which may stand what else is asked for: `recomputed` layers, a run
-in `bfloat16`, or a `resting` teacher, in bfloat16 and away during updates. `3>1` is a run that goes on elsewhere.
+in `bfloat16`, a `resting` teacher (in bfloat16, and away during updates) or a `divided` one. `3>1` is a run that goes
+on elsewhere.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def new_run(processes: Processes, stage: str) -> MiniLLMRun:
         zero,
         gradient_checkpointing=stage.startswith("recomputed"),
         offload_teacher=resting,
+        shard_teacher=stage.startswith("divided"),
     )
     task = Task(PROMPTS, 8, EOS, torch.arange(200) % 11)
     return MiniLLMRun(student, teacher, task, MiniLLMSettings(**chosen), machine, 0, checksum)
@@ -98,7 +100,10 @@ def main(stages: list[str]) -> None:
                 processes.wait()
                 save(train(processes, then, states=f"moved-{then}"), f"moved-{then}")
                 continue
-            save(train(processes, stage), f"two-{stage}")
+            run = train(processes, stage)
+            if stage.startswith("divided"):
+                assert all(parameter.numel() == 0 for parameter in run.teacher.model.layers.parameters())
+            save(run, f"two-{stage}")
             try:
                 train(processes, stage, kill_after=8, name="killed")
             except KilledError:
@@ -154,16 +159,18 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_process_is_two() -> None:
-    """With plain torch, and with everything divided."""
+    """With plain torch, and with everything divided. A teacher in parts is the same teacher to the byte."""
     require_deepspeed()
-    one_is_two(["plain", "3"])
+    one_is_two(["plain", "divided-plain", "3"])
+    whole, divided = (load_file(f"two-{stage}/model.safetensors") for stage in ("plain", "divided-plain"))
+    assert all(torch.equal(divided[name], weights) for name, weights in whole.items())
 
 
 @pytest.mark.slow
 def test_one_process_is_two_at_every_stage() -> None:
     """Checkpointed layers are computed again, and come out the same."""
     require_deepspeed()
-    one_is_two(["0", "1", "2", "recomputed-2", "recomputed-3"])
+    one_is_two(["0", "1", "2", "recomputed-2", "recomputed-3", "divided-3"])
 
 
 @pytest.mark.slow
