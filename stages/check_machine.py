@@ -25,7 +25,8 @@ def hardware_faults(hardware: HardwareSettings, dtype: str, sections: Mapping[st
             divided[f"{place}.minibatch"] = settings.minibatch
             if settings.lm_coef:
                 divided[f"{place}.lm_batch"] = settings.lm_batch
-                if hardware.teacher.offload and settings.lm_kd_ratio:
-                    wants = "wants the teacher in every update; use hardware.teacher.offload: false"
-                    faults.append(f"{place}.lm_kd_ratio {wants}")
+                for name in ("offload", "shard") if settings.lm_kd_ratio else ():
+                    if getattr(hardware.teacher, name):
+                        wants = f"wants the teacher in every update; use hardware.teacher.{name}: false"
+                        faults.append(f"{place}.lm_kd_ratio {wants}")
     return faults + batch_faults(hardware, accumulated | divided) + micro_batch_faults(hardware, accumulated)

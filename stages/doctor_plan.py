@@ -61,6 +61,7 @@ def placement(hardware: HardwareSettings, device: Device, devices: int) -> Place
     asked: dict[str, Any] = {
         "device": device,
         "teacher_offload": (written.get("teacher") or {}).get("offload"),
+        "teacher_shard": (written.get("teacher") or {}).get("shard"),
         **{field.name: written.get(field.name) for field in fields(Placement) if field.name in written},
     }
     if asked.get("processes") == "devices":

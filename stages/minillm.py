@@ -43,6 +43,8 @@ def main() -> None:
 
 def distil(experiment: Experiment, settings: MiniLLMSettings, processes: Processes, micro_batch: int) -> None:
     """Train the student, in as many processes as call this, and write what `main` says."""
+    import torch
+
     from distill.minillm.loop import Machine, MiniLLMRun, Task
     from distill.minillm.pair import load_pair
     from distill.minillm.plaintext import token_stream
@@ -76,7 +78,17 @@ def distil(experiment: Experiment, settings: MiniLLMSettings, processes: Process
             evidence.keep(fault)
 
     seed = key(experiment.seed, "adapter", experiment.name) % 2**32
-    pair = load_pair(init, experiment.teacher, settings.lora, experiment.dtype, device(), seed, hardware.teacher.dtype)
+    pair = load_pair(
+        init,
+        experiment.teacher,
+        settings.lora,
+        experiment.dtype,
+        device(),
+        seed,
+        hardware.teacher.dtype,
+        # Whole it may not fit where a part of it does.
+        torch.device("cpu") if hardware.teacher.shard else None,
+    )
     run = MiniLLMRun(
         pair.student,
         pair.teacher,
@@ -89,6 +101,7 @@ def distil(experiment: Experiment, settings: MiniLLMSettings, processes: Process
             zero=None if hardware.zero_stage is None else hardware,
             gradient_checkpointing=hardware.gradient_checkpointing,
             offload_teacher=hardware.teacher.offload,
+            shard_teacher=hardware.teacher.shard,
         ),
         experiment.seed,
         experiment.validation(tokenizer, processes),

@@ -114,6 +114,7 @@ CPU = [
     ({}, "float16", "recipe.dtype: float16 is not trained on a CPU; use bfloat16"),
     ({"zero_stage": 0}, "bfloat16", "use zero_stage: 1"),
     ({"teacher": {"dtype": "float16"}}, "float32", "use bfloat16"),
+    ({"teacher": {"offload": True, "shard": True}}, "float32", "use offload: false"),
     ({"offload": "optimizer"}, "float32", "use zero_stage: 1 or offload: none"),
     ({"offload": "all", "zero_stage": 2}, "float32", "use offload: optimizer"),
     ({"offload": "all"}, "float32", "use zero_stage: 3"),

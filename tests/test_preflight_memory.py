@@ -54,6 +54,12 @@ def test_what_a_gpu_holds_is_apart_from_what_the_cpu_holds() -> None:
     away = estimate(run, Placement("cuda", teacher_offload=True))
     assert "teacher" in away.host and all("teacher" not in held for held in away.device.values())
     assert estimate(run, Placement()).host == {}
+    whole, part = (
+        estimate(run, Placement("cuda", processes=2, teacher_shard=divided)).device["update, backward"]["teacher"]
+        for divided in (False, True)
+    )
+    embeddings = 4 * GPT2.vocabulary * GPT2.hidden
+    assert part == embeddings + (whole - embeddings) / 2
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill.minillm import collapse
+from distill.minillm.divided import DividedTeacher
 from distill.minillm.ledger import CostLedger
 from distill.minillm.losses import METRICS
 from distill.minillm.plaintext import draw_sequences
@@ -71,6 +72,8 @@ class Machine:
     """Compute activations again in the backward pass."""
     offload_teacher: bool = False
     """Keep the teacher in the CPU's memory during updates."""
+    shard_teacher: bool = False
+    """Divide the teacher between the processes."""
 
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
@@ -100,8 +103,9 @@ class MiniLLMRun:
             raise TrainingError("there is no prompt to sample responses for; check the prepared training data")
         if settings.lm_coef and task.plain_text is None:
             raise TrainingError("`lm_coef` > 0 needs plain text; give `recipe.data.corpus` or set `lm_coef: 0`")
-        if machine.offload_teacher and settings.lm_coef and settings.lm_kd_ratio:
-            raise TrainingError("`lm_kd_ratio` > 0 needs the teacher in every update; set `teacher: {offload: false}`")
+        if (machine.offload_teacher or machine.shard_teacher) and settings.lm_coef and settings.lm_kd_ratio:
+            keys = "{offload: false, shard: false}"
+            raise TrainingError(f"`lm_kd_ratio` > 0 needs the teacher in every update; set `teacher: {keys}`")
         for model in (student, teacher):
             require_plain_head(model)
         # No dropout in the student: the ratio must be 1 before the first update.
@@ -111,6 +115,8 @@ class MiniLLMRun:
         self.vocabulary = shared_vocabulary(student, teacher)
         self.processes = machine.processes
         self.resting = RestingTeacher(teacher) if machine.offload_teacher else None
+        shared = machine.shard_teacher and self.processes.count > 1
+        self.divided = DividedTeacher(teacher, self.processes) if shared else None
         self.engine = self._engine()
         self.micro_batch = Fitting(machine.micro_batch, "the micro-batch", self.processes.any)
         self.step = 0
@@ -182,6 +188,7 @@ class MiniLLMRun:
                 eos_id=self.task.eos_id,
                 batch_size=self.machine.decode_batch,
                 processes=self.processes,
+                settle=self.divided.settle if self.divided else None,
             )
         counts = self.collection.decode_counts(self.machine.decode_batch)
         tokens, mixed = counts["tokens"], self.settings.teacher_mix_alpha > 0

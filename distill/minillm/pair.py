@@ -35,19 +35,21 @@ def load_pair(
     device: torch.device,
     seed: int,
     teacher_dtype: str | None = None,
+    teacher_device: torch.device | None = None,
 ) -> Pair:
     """The student at its `start`, with an adapter to train where `lora` asks for one, and the finished teacher.
 
     Training goes on with the adapter of `start` where it has the shape that `lora` asks for and its base is known;
     otherwise a fresh one (drawn from `seed`) is added to the weights of `start`.
 
-    `teacher_dtype` is the teacher's precision where it has one of its own.
+    `teacher_dtype` is the teacher's precision where it has one of its own; `teacher_device` where it is loaded, if it
+    shares no weights with the student.
 
     Raises: ModelError as loading does.
     """
-    teacher_dtype = teacher_dtype or dtype
+    teacher_dtype, teacher_device = teacher_dtype or dtype, teacher_device or device
     if lora is None:
-        return Pair(_load(start, dtype, device), _load(teacher, teacher_dtype, device), None, shared=False)
+        return Pair(_load(start, dtype, device), _load(teacher, teacher_dtype, teacher_device), None, shared=False)
     ours = unmerged_origin(start)
     goes_on = ours.adapter is not None and same_shape(ours.adapter, lora)
     if not goes_on:
@@ -61,7 +63,7 @@ def load_pair(
     theirs = unmerged_origin(teacher)
     # Only weights that stay as they are can be shared.
     shared = str(theirs.base) == str(ours.base) and (goes_on or ours.adapter is None) and teacher_dtype == dtype
-    other = _adapted_copy(student, theirs) if shared else _load(teacher, teacher_dtype, device)
+    other = _adapted_copy(student, theirs) if shared else _load(teacher, teacher_dtype, teacher_device)
     if ours.adapter is not None:
         read_adapter(student, ours.adapter)
         if not goes_on:

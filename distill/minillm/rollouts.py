@@ -87,8 +87,12 @@ def collect(
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
     processes: Processes = ALONE,
+    settle: Callable[[], None] | None = None,
 ) -> Collection:
-    """Sample collection `number` of a run from the mixture of teacher and student, divided over `processes`."""
+    """Sample collection `number` of a run from the mixture of teacher and student, divided over `processes`.
+
+    `settle` is called when this process needs no more of the teacher.
+    """
     first = number * settings.rollouts
     chosen = [prompts[i] for i in prompt_stream(len(prompts), seed, first, settings.rollouts)]
     mine = processes.share(chosen)
@@ -106,6 +110,8 @@ def collect(
     )
     if not settings.teacher_mix_alpha:
         score_with_teacher(student, teacher, mine, responses, batch_size)
+    if settle is not None:
+        settle()
     return assemble(chosen, processes.joined(responses), settings, max_new_tokens)
 
 

@@ -45,6 +45,10 @@ def machine_faults(hardware: HardwareSettings, dtype: str, lora: bool = False) -
         faults.append("hardware.zero_stage: an adapter's few weights are not divided; use zero_stage: null")
     if lora and hardware.teacher.offload:
         faults.append("hardware.teacher.offload: with an adapter both models may share weights; use offload: false")
+    if lora and hardware.teacher.shard:
+        faults.append("hardware.teacher.shard: with an adapter both models may share weights; use shard: false")
+    if hardware.teacher.offload and hardware.teacher.shard:
+        faults.append("hardware.teacher: offload and shard do not go together; use offload: false")
     if hardware.offload == "optimizer" and not stage:
         faults.append("hardware.offload: optimizer needs AdamW's state divided; use zero_stage: 1 or offload: none")
     if hardware.offload == "all" and stage != 3:

@@ -63,14 +63,15 @@ def fitting_micro_batch(hardware: HardwareSettings, share: int) -> int:
 @contextmanager
 def smaller_next_time(micro_batch: int) -> Iterator[None]:
     """Out of memory where that cannot be mended in place, end in the way that starts a launched stage again."""
-    import torch
+    from distill.runs.memory import is_out_of_memory
 
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        if micro_batch == 1 or "WORLD_SIZE" not in os.environ:
+    except (RuntimeError, MemoryError) as error:
+        if micro_batch == 1 or "WORLD_SIZE" not in os.environ or not is_out_of_memory(error):
             raise
-        print(f"out of memory at micro-batch {micro_batch}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+        said = " ".join(str(error).split())[:200]
+        print(f"out of memory at micro-batch {micro_batch}: {said}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_OUT_OF_MEMORY) from None
 
 

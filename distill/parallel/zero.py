@@ -221,12 +221,14 @@ class ZeroEngine:
     def _make_states(self, step: Tensor) -> None:
         """Moments of zero for every piece, as AdamW makes them at its first step."""
         optimiser = self.trained.optimizer
-        if self.stage == 3:
-            pieces = optimiser.fp32_partitioned_groups_flat
-        elif self.stage:
-            pieces = optimiser.single_partition_of_fp32_groups
-        else:
+        if not self.stage:
             pieces = list(self.inner.parameters())
+        elif self.stage == 3:
+            pieces = optimiser.fp32_partitioned_groups_flat
+        elif self.stage == 1 and self.inner.dtype == torch.bfloat16:  # DeepSpeed has another optimizer for this
+            pieces = optimiser.fp32_groups_flat_partition
+        else:
+            pieces = optimiser.single_partition_of_fp32_groups
         for piece in pieces:
             self._states()[piece] = {
                 "step": step.clone(),

@@ -53,6 +53,8 @@ class Placement:
     offload: Literal["none", "optimizer", "all"] = "none"
     gradient_checkpointing: bool = False
     teacher_offload: bool = False
+    teacher_shard: bool = False
+    """The teacher's layers are divided by the number of processes (MiniLLM)."""
 
     def share(self, stage: int) -> float:
         """The share of what ZeRO divides from `stage` on that one process holds."""
@@ -178,7 +180,10 @@ def _standing(run: Run, place: Placement) -> tuple[dict[str, float], dict[str, f
     else:
         host["AdamW's moments"] = moments
     if run.teacher is not None:
-        teacher = run.teacher.parameters * run.teacher_width
+        teacher: float = run.teacher.parameters * run.teacher_width
+        if place.teacher_shard and run.loss == "minillm":
+            whole = run.teacher.vocabulary * run.teacher.hidden * (1 if run.teacher.tied else 2) * run.teacher_width
+            teacher = whole + (teacher - whole) / place.processes
         (host if place.teacher_offload else held)["teacher"] = teacher
         states = run.cached_tokens if run.loss == "kd" else run.rollouts * run.response
         host["teacher's hidden states"] = states * run.teacher.hidden * run.teacher_width

@@ -20,6 +20,8 @@ class TeacherHardware(Settings):
     """Precision of its weights; null takes the recipe's. Half precision rounds its distribution."""
     offload: bool = False
     """Keep it in the CPU's memory while the student is updated (MiniLLM)."""
+    shard: bool = False
+    """Divide its layers between the processes; each is put together while it computes (MiniLLM)."""
 
 
 class HardwareSettings(Settings):

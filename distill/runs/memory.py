@@ -1,6 +1,7 @@
 """Going on after an out-of-memory error: a batch is halved and tried again, so that the same work is done in parts.
 
-Only CUDA's errors can be caught. A process that takes too much of the CPU's memory is killed by the system.
+CUDA refuses what does not fit. On a CPU memory is refused where a limit says so (`ulimit -v`, or a system that does not
+overcommit); otherwise the system kills the process, and there is nothing to catch.
 """
 
 from __future__ import annotations
@@ -13,6 +14,16 @@ from typing import TypeVar
 import torch
 
 T = TypeVar("T")
+
+# How torch's allocator on a CPU says it, for which there is no class of errors.
+_CPU_MESSAGES = ("can't allocate memory", "not enough memory", "std::bad_alloc")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of a GPU or a CPU, does not suffice."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _CPU_MESSAGES)
 
 
 def _alone(failed: bool) -> bool:
@@ -34,15 +45,15 @@ class Fitting:
     def run(self, attempt: Callable[[int], T], undo: Callable[[], None] = _nothing) -> T:
         """What `attempt(size)` gives at the first size that fits; `undo` takes back what a failed one has left.
 
-        Raises: torch.OutOfMemoryError when one at a time is too much.
+        Raises: the error of the attempt when one at a time is too much, or when it is about something else.
         """
         while True:
             found: T | None = None
             failed = False
             try:
                 found = attempt(self.size)
-            except torch.OutOfMemoryError:
-                if self.size == 1:
+            except (RuntimeError, MemoryError) as error:
+                if self.size == 1 or not is_out_of_memory(error):
                     raise
                 failed = True
             # Only here, where the error no longer holds the tensors of the attempt.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from torch.utils.data import Dataset, Sampler
+from transformers import TrainerCallback
 
 from distill.project.errors import TrainingError
 from distill.project.randomness import permutation
@@ -69,3 +71,19 @@ class KeyedSampler(Sampler[int]):
         shuffled = [whole[i] for i in permutation(len(whole), self.seed, "batches", self.epoch)]
         yield from (row for batch in shuffled + tail for row in batch)
         yield from [FILLER] * self.fillers
+
+
+class EpochOrder(TrainerCallback):
+    """Tells the sampler which epoch begins.
+
+    The Trainer does too, through accelerate's loader; but where a run is taken up in the middle of an epoch and there
+    are several processes, the sampler lies one wrapper deeper than accelerate looks, and stayed in the first epoch.
+    """
+
+    def __init__(self, sampler: KeyedSampler) -> None:
+        """`sampler` is the one that the Trainer reads."""
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The steps done say which epoch it is, after a resume too."""
+        self.sampler.set_epoch(state.global_step // -(-len(self.sampler.lengths) // self.sampler.batch_size))

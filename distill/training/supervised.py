@@ -34,7 +34,7 @@ from distill.runs.trackers import callbacks
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
 from distill.training.arguments import training_arguments
-from distill.training.batches import ExampleDataset, KeyedSampler
+from distill.training.batches import EpochOrder, ExampleDataset, KeyedSampler
 from distill.training.settings import SupervisedSettings
 from distill.training.teacher_signal import TeacherSignal
 from distill.training.unfinished import curves_of, newest_checkpoint, seal_checkpoint
@@ -96,7 +96,9 @@ class SupervisedTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         assert isinstance(self.train_dataset, ExampleDataset)
         lengths = [len(e.prompt_ids) + len(e.response_ids) for e in self.train_dataset.examples]
-        return KeyedSampler(lengths, self.settings.batch_size, self.seed, fill=self.processes.count > 1)
+        sampler = KeyedSampler(lengths, self.settings.batch_size, self.seed, fill=self.processes.count > 1)
+        self.add_callback(EpochOrder(sampler))
+        return sampler
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
