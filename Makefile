@@ -82,4 +82,5 @@ $(READY): pyproject.toml constraints.txt
 	fi
 	@$(VENV)/bin/pip install -qq '$(TORCH)' -c constraints.txt
 	@$(VENV)/bin/pip install -qq -e '.[dev]' -c constraints.txt
+	@$(VENV)/bin/python -m stages.plots_page
 	@touch $@

@@ -34,7 +34,7 @@ from tasks.errors import RebuildError
 from tasks.graph import Graph, read_graph
 from tasks.leases import Slots, visible_devices
 from tasks.locks import Holder, clear_dead_entries, hold_clone
-from tasks.metrics import metric_changes, setting_changes
+from tasks.metrics import Comparison, compare_with
 from tasks.publish import commit, push
 from tasks.report import Report, emit_worse, publish_report
 from tasks.reproduce import Place
@@ -126,18 +126,16 @@ def _bring_up_to_date(root: Path, request: Request, clone_lock: int, stop: threa
         endings = dispatch(nodes, box, places, stop)
     if stop.is_set() and any(ending.outcome is Outcome.CANCELLED for ending in endings.values()):
         # Nobody waits for a report now.
-        return _final_state(Report(root, "", endings, [], {}, time.monotonic() - began), request)
-    report = _report(root, graph, endings, time.monotonic() - began)
+        return _final_state(Report(root, "", endings, Comparison(), time.monotonic() - began), request)
+    report = _report(root, endings, request.fail_if_worse, began)
     publish_report(report)
+    if report.comparison.failure:
+        log.warning(report.comparison.failure)
     if request.branch and not _broken(endings):
         commit(root, request.branch, ["dvc.lock", *_in_git(graph)], f"Rebuild: {report.headline()}", log.info)
-    if request.fail_if_worse and report.worse:
+    if request.fail_if_worse and report.comparison.worse:
         emit_worse(report, request.ref)
     return _final_state(report, request)
-
-
-def _metrics(graph: Graph) -> list[str]:
-    return [path for stage in graph.stages.values() for path in stage.metrics]
 
 
 def _in_git(graph: Graph) -> list[str]:
@@ -148,18 +146,13 @@ def _broken(endings: Mapping[str, Ending]) -> list[str]:
     return [name for name, ending in endings.items() if ending.outcome in BROKEN]
 
 
-def _report(root: Path, graph: Graph, endings: Mapping[str, Ending], seconds: float) -> Report:
-    if any(ending.outcome in MOVED for ending in endings.values()) and has_commit(root):
-        base = git(root, "log", "-1", "--format=%h %s")
-        return Report(
-            root,
-            base,
-            endings,
-            metric_changes(root, _metrics(graph), "HEAD"),
-            setting_changes(root, "HEAD"),
-            seconds,
-        )
-    return Report(root, "", endings, [], {}, seconds)
+def _report(root: Path, endings: Mapping[str, Ending], gate: bool, began: float) -> Report:
+    """A gate compares even when nothing moved: what the run before it built may be what is worse."""
+    moved = any(ending.outcome in MOVED for ending in endings.values())
+    base, comparison = "", Comparison()
+    if (moved or gate) and has_commit(root):
+        base, comparison = git(root, "log", "-1", "--format=%h %s"), compare_with(root, "HEAD")
+    return Report(root, base, endings, comparison, time.monotonic() - began)
 
 
 def _final_state(report: Report, request: Request) -> State[Any]:
@@ -173,8 +166,11 @@ def _final_state(report: Report, request: Request) -> State[Any]:
         shown = [f"{name}: {ending.message}" for name, ending in failed[:_FAILURES_SHOWN]]
         more = [f"… and {len(failed) - _FAILURES_SHOWN} more"] if len(failed) > _FAILURES_SHOWN else []
         return Failed(message="\n".join([report.headline(), *shown, *more, f"Mend that, then continue with: {again}"]))
-    if request.fail_if_worse and report.worse:
-        rows = [f"{change.name}: {change.old} → {change.new}" for change in report.worse]
+    if request.fail_if_worse and report.comparison.failure:
+        told = ["Everything was built, and nobody knows whether it is worse:", report.comparison.failure]
+        return Failed(name="NotCompared", message="\n".join([*told, f"Mend that, then run again: {again}"]))
+    if request.fail_if_worse and report.comparison.worse:
+        rows = [f"{change.name}: {change.old} → {change.new}" for change in report.comparison.worse]
         return Failed(name="Worse", message="\n".join(["Everything was built, and it is worse:", *rows]))
     moved = any(ending.outcome in MOVED for ending in report.endings.values())
     return Completed(name=None if moved else Outcome.UP_TO_DATE, message=report.headline())

@@ -3,6 +3,7 @@
 python -m stages.compare HEAD~1
 python -m stages.compare main --fail-if-worse              # exit code 2 when a metric got worse, for gates
 python -m stages.compare HEAD~1 --markdown compare.md      # for a pull request too
+python -m stages.compare HEAD~1 --json -                   # for a program: to a file, or `-` for standard output
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from distill.project.errors import EXIT_BAD_INPUT, SettingsError, run_stage
-from distill.project.files import write_text
+from distill.project.files import write_json, write_text
 from distill.scoring.changes import compare
-from distill.scoring.comparison import Comparison, to_markdown, to_terminal
+from distill.scoring.comparison import Comparison, to_json, to_markdown, to_terminal
 
 CODE = ("distill", "stages")
 
@@ -30,6 +31,9 @@ def main() -> None:
     parser.add_argument("rev", help="a commit, branch or tag")
     parser.add_argument("--fail-if-worse", action="store_true", help="exit with code 2 when a metric got worse")
     parser.add_argument("--markdown", type=Path, help="write the comparison as Markdown to this file too")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the comparison as JSON to this file; - prints it, and no table"
+    )
     arguments = parser.parse_args()
     commit = _run("git", "log", "-1", "--format=%h %s", arguments.rev, "--").strip()
     moved = _dvc("metrics", "diff", arguments.rev)
@@ -50,7 +54,12 @@ def main() -> None:
         code=_code(arguments.rev),
         stale=len(_dvc("status")),
     )
-    to_terminal(found)
+    if arguments.json == Path("-"):
+        print(json.dumps(to_json(found), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        to_terminal(found)
+        if arguments.json is not None:
+            write_json(arguments.json, to_json(found))
     if arguments.markdown is not None:
         write_text(arguments.markdown, to_markdown(found))
     if arguments.fail_if_worse and found.worse:
@@ -67,7 +76,8 @@ def _run(*command: str) -> str:
 
 def _dvc(*arguments: str) -> dict[str, Any]:
     rest = ("--json", *arguments[2:]) if len(arguments) > 1 else ("--json",)
-    found: dict[str, Any] = json.loads(_run(sys.executable, "-m", "dvc", *arguments[:2], *rest) or "{}")
+    said = _run(sys.executable, "-m", "dvc", "--wait-for-lock", *arguments[:2], *rest)
+    found: dict[str, Any] = json.loads(said or "{}")
     return found
 
 
@@ -83,7 +93,9 @@ def _now(path: str) -> Any:
 
 def _data(rev: str) -> list[str]:
     """Files and folders whose recorded hash differs and that no code is, results of training left out."""
-    old, new = _hashes(_run("git", "show", f"{rev}:dvc.lock")), _hashes(Path("dvc.lock").read_text(encoding="utf-8"))
+    known = _run("git", "ls-tree", "--name-only", rev, "dvc.lock").strip()
+    old = _hashes(_run("git", "show", f"{rev}:dvc.lock")) if known else {}
+    new = _hashes(Path("dvc.lock").read_text(encoding="utf-8")) if Path("dvc.lock").exists() else {}
     return sorted(path for path in old | new if old.get(path) != new.get(path))
 
 

@@ -159,11 +159,14 @@ def _details(rows: Sequence[Row], profiles: dict[str, Profile], table: Table) ->
     from distill.preflight.report import print_plans
 
     for row in rows:
-        if row.plans and (shape := row.origins["student"].shape) is not None:
+        asked: set[str] = {plan.model for plan in row.plans}
+        shapes = {who: o.shape for who, o in row.origins.items() if who in asked and o.shape is not None}
+        if shapes:
             hardware = profiles[table.students[row.student].family].hardware
             place = placement(hardware, "cpu", 1)
-            speed = calibrate(shape, row.lengths, place.micro_batch, place.decode_batch, hardware.threads)
-            print_plans(row.student, [(p.name, p.work, p.memory) for p in row.plans], row.lengths.known, speed)
+            speeds = calibrate(shapes, row.lengths, place.micro_batch, place.decode_batch, hardware.threads)
+            plans = [(p.name, p.model, p.work, p.memory) for p in row.plans]
+            print_plans(row.student, plans, row.lengths.known, speeds)
 
 
 if __name__ == "__main__":

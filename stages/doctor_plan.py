@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from distill.minillm.settings import MiniLLMSettings
 from distill.models.settings import LoraSettings, ModelSettings
@@ -30,6 +30,8 @@ class Plan:
 
     name: str
     output: Path
+    model: Literal["teacher", "student"]
+    """Whose passes most of the work is."""
     work: Work | None
     """None while nobody knows how many rows there are."""
     memory: Estimate | None
@@ -136,7 +138,8 @@ class _Planner:
         states = round((rows or 0) * self.lengths.response) if cached else 0
         loss: Loss = "kd" if teacher else "sft"
         run = self._run(loss, model, teacher, settings.batch_size, settings.lora, cached_tokens=states)
-        return Plan(name, output, work, estimate(run, self.place), model.parameters * run.width)
+        whose: Literal["teacher", "student"] = "teacher" if name.startswith("teacher@") else "student"
+        return Plan(name, output, whose, work, estimate(run, self.place), model.parameters * run.width)
 
     def minillm(self, name: str, output: Path, settings: MiniLLMSettings) -> Plan:
         """A stage of Algorithm 1."""
@@ -151,13 +154,13 @@ class _Planner:
             plain_text_teacher=settings.lm_kd_ratio > 0,
         )
         work = minillm_work(settings, self.lengths, self.student, self.teacher)
-        return Plan(name, output, work, estimate(run, self.place), self.student.parameters * run.width)
+        return Plan(name, output, "student", work, estimate(run, self.place), self.student.parameters * run.width)
 
     def sampled(self, name: str, output: Path, samples: int, model: Shape) -> Plan:
         """The teacher's responses."""
         rows = self._rows(self.profile.recipe.data.rows.student)
         work = sampling_work(rows * samples, self.lengths, model) if rows else None
-        return Plan(name, output, work, None, 0.0)
+        return Plan(name, output, "teacher", work, None, 0.0)
 
     def _run(
         self, loss: Loss, student: Shape, teacher: Shape | None, batch: int, lora: LoraSettings | None, **more: Any

@@ -1,18 +1,22 @@
-"""What changed in the numbers and the settings of a clone since a commit."""
+"""What became of the numbers of a clone: the verdicts of `python -m stages.compare`, and metrics files as values.
+
+Nothing here judges what is better, worse or within noise: that command does, in a process of its own.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.clone import dvc
+from tasks.processes import environment
 
-# A metric named neither here nor there is shown without a verdict: nobody said which way is up.
-_HIGHER_IS_BETTER = ("rouge", "exact_match", "accuracy", "win_rate", "judge", "score")
+COMPARE = (sys.executable, "-m", "stages.compare")
 _LOWER_IS_BETTER = ("loss", "nll", "perplexity", "kl", "ece", "error")
 _SPREAD = ("std", "ci95", "per_seed")
 
@@ -37,52 +41,51 @@ class Change:
     """File stem and keys: `tiny.minillm.toy_id.rouge_l`."""
     old: Value | None
     new: Value | None
+    verdict: str
+    """The command's: `worse`, `better`, `changed`, `new`, `gone` or `within noise`."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The working tree against a commit, or why there is none."""
+
+    text: str = ""
+    """Markdown, as `--markdown` writes it."""
+    metrics: Sequence[Change] = ()
+    failure: str = ""
+    """What went wrong, in the command's own words; then nobody knows whether anything is worse."""
 
     @property
-    def verdict(self) -> str:
-        """`better`, `worse`, `within noise`, `new`, `gone`, or `changed` where neither direction is better.
-
-        Two values whose intervals overlap are within noise; without intervals every difference counts.
-        """
-        if self.old is None or self.new is None:
-            return "new" if self.old is None else "gone"
-        up = _direction(self.name)
-        if self.old.interval and self.new.interval:
-            apart = self.old.interval[1] < self.new.interval[0] or self.new.interval[1] < self.old.interval[0]
-        else:
-            apart = self.old.mean != self.new.mean
-        if not apart:
-            return "within noise"
-        if up == 0:
-            return "changed"
-        return "better" if (self.new.mean - self.old.mean) * up > 0 else "worse"
+    def worse(self) -> list[Change]:
+        """Metrics that got worse by more than chance."""
+        return [change for change in self.metrics if change.verdict == "worse"]
 
 
-def _direction(name: str) -> int:
-    # The innermost word that says something: in `loss_study.rouge_l` it is rouge_l.
-    for word in reversed(name.lower().split(".")):
-        if any(part in word for part in _LOWER_IS_BETTER):
-            return -1
-        if any(part in word for part in _HIGHER_IS_BETTER):
-            return 1
-    return 0
+def compare_with(root: Path, rev: str, command: Sequence[str] = COMPARE) -> Comparison:
+    """Compare the working tree of `root` with commit `rev`; a command that fails or cannot be read is a failure."""
+    with tempfile.TemporaryDirectory() as folder:
+        numbers, text = Path(folder) / "compare.json", Path(folder) / "compare.md"
+        asked = [*command, rev, "--json", str(numbers), "--markdown", str(text)]
+        done = subprocess.run(asked, cwd=root, env=environment(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            said = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+            return Comparison(failure=f"`python -m stages.compare {rev}` failed: {said}")
+        try:
+            metrics = [_change(row) for row in json.loads(numbers.read_text(encoding="utf-8"))["metrics"]]
+            return Comparison(text.read_text(encoding="utf-8"), metrics)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            return Comparison(failure=f"`python -m stages.compare {rev}` wrote what cannot be read ({reason})")
 
 
-def lower_is_better(name: str) -> bool:
-    """Whether a metric's name says that less is better, as a loss."""
-    return _direction(name) < 0
+def _change(row: Mapping[str, Any]) -> Change:
+    old, new = (None if row[side] is None else _value(row[side]) for side in ("old", "new"))
+    return Change(row["name"], old, new, row["verdict"])
 
 
-def metric_changes(root: Path, files: list[str], rev: str) -> list[Change]:
-    """Every metric in `files` (JSON) whose value differs between commit `rev` and the working tree."""
-    changes = []
-    for path in files:
-        stem = Path(path).stem
-        old = dict(values(_at(root, path, rev), stem))
-        new = dict(values(json.loads((root / path).read_text()), stem)) if (root / path).exists() else {}
-        names = [*new, *(name for name in old if name not in new)]
-        changes += [Change(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
-    return changes
+def _value(number: Mapping[str, Any]) -> Value:
+    ends = number.get("ci95")
+    return Value(float(number["mean"]), (float(ends[0]), float(ends[1])) if ends else None)
 
 
 def values(content: Any, name: str) -> Iterator[tuple[str, Value]]:
@@ -92,33 +95,13 @@ def values(content: Any, name: str) -> Iterator[tuple[str, Value]]:
     if isinstance(content, int | float):
         yield name, Value(float(content))
     elif isinstance(content, Mapping) and isinstance(content.get("mean"), int | float):
-        ends = content.get("ci95")
-        yield name, Value(float(content["mean"]), (float(ends[0]), float(ends[1])) if ends else None)
+        yield name, _value(content)
     elif isinstance(content, Mapping):
         for key, inner in content.items():
             if key not in _SPREAD:
                 yield from values(inner, f"{name}.{key}")
 
 
-def _at(root: Path, path: str, rev: str) -> Any:
-    """A metrics file at a commit, from git or from DVC's cache; {} where the commit has none."""
-    in_git = subprocess.run(["git", "show", f"{rev}:{path}"], cwd=root, capture_output=True, text=True, check=False)
-    if in_git.returncode == 0:
-        return json.loads(in_git.stdout)
-    from dvc.api import read
-    from dvc.exceptions import DvcException
-
-    try:
-        return json.loads(read(path, repo=str(root), rev=rev))
-    except (DvcException, FileNotFoundError):
-        return {}
-
-
-def setting_changes(root: Path, rev: str) -> dict[str, tuple[Any, Any]]:
-    """The settings that differ between commit `rev` and the working tree: `file:key` → (old, new)."""
-    found: dict[str, dict[str, dict[str, Any]]] = json.loads(dvc(root, "params", "diff", "--json", rev) or "{}")
-    return {
-        f"{path}:{key}": (pair.get("old"), pair.get("new"))
-        for path, keys in found.items()
-        for key, pair in keys.items()
-    }
+def lower_is_better(name: str) -> bool:
+    """Whether a sweep that ranks its points by this metric puts the lowest first, as for a loss."""
+    return any(part in name.lower().rpartition(".")[2] for part in _LOWER_IS_BETTER)

@@ -6,19 +6,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
-from tasks.metrics import Change
+from tasks.metrics import Comparison
 from tasks.progress import duration
 from tasks.schedule import Ending, Outcome
 
 WORSE_EVENT = "rebuild.worse"
 REPORT_KEY = "rebuild-report"
 _HTML = Path("results/report.html")
-_ORDER = ("worse", "better", "changed", "new", "gone", "within noise")
 
 
 @dataclass(frozen=True)
@@ -27,16 +25,10 @@ class Report:
 
     root: Path
     base: str
-    """The commit compared with, in words: `a1b2c3d Raise the learning rate`."""
+    """The commit compared with, in words: `a1b2c3d Raise the learning rate`; empty where nothing is compared."""
     endings: Mapping[str, Ending]
-    metrics: Sequence[Change]
-    settings: Mapping[str, tuple[Any, Any]]
+    comparison: Comparison
     seconds: float
-
-    @property
-    def worse(self) -> list[Change]:
-        """Metrics that fell by more than chance."""
-        return [change for change in self.metrics if change.verdict == "worse"]
 
     def headline(self) -> str:
         """`3 Built, 2 Restored, 12 UpToDate in 5 min`."""
@@ -46,41 +38,15 @@ class Report:
 
     def markdown(self) -> str:
         """The report as Markdown."""
-        parts = [
-            f"# {self.headline()}",
-            f"`{self.root}`, compared with {self.base or 'nothing: no commit yet'}",
-        ]
+        parts = [f"# {self.headline()}", f"`{self.root}`"]
         if (self.root / _HTML).exists():
             parts.append(f"Full report: [{_HTML}]({(self.root / _HTML).resolve().as_uri()})")
-        parts += [
-            "## Metrics",
-            self._metrics(),
-            "## Settings that changed",
-            self._settings(),
-            "## Stages",
-            self._stages(),
-        ]
-        return "\n\n".join(parts) + "\n"
+        return "\n\n".join([*parts, self._changes(), "## Stages", self._stages()]) + "\n"
 
-    def _metrics(self) -> str:
-        rows = sorted(self.metrics, key=lambda change: _ORDER.index(change.verdict))
-        return table(
-            ("metric", "old", "new", "verdict"),
-            [
-                (
-                    c.name,
-                    c.old or "–",
-                    c.new or "–",
-                    f"**{c.verdict}**" if c.verdict == "worse" else c.verdict,
-                )
-                for c in rows
-            ],
-            "No metric changed.",
-        )
-
-    def _settings(self) -> str:
-        rows = [(f"`{name}`", old, new) for name, (old, new) in self.settings.items()]
-        return table(("setting", "old", "new"), rows, "None.")
+    def _changes(self) -> str:
+        if self.comparison.failure:
+            return f"## Not compared with {self.base}\n\n```\n{self.comparison.failure}\n```"
+        return self.comparison.text.strip() or "Nothing was built: there is nothing to compare."
 
     def _stages(self) -> str:
         rows = [
@@ -123,6 +89,6 @@ def emit_worse(report: Report, ref: str | None) -> None:
         payload={
             "ref": ref,
             "base": report.base,
-            "metrics": {change.name: [str(change.old), str(change.new)] for change in report.worse},
+            "metrics": {change.name: [str(change.old), str(change.new)] for change in report.comparison.worse},
         },
     )

@@ -151,6 +151,15 @@ def score_project(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
         run(monkeypatch, root, stage, "tiny")
 
 
+def made_and_scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose scores and results are made."""
+    root = tmp_path_factory.mktemp("project")
+    make_project(root)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        score_project(monkeypatch, root)
+    return root
+
+
 def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -132,14 +133,13 @@ def run(root: Path, *command: str, code: int = 0) -> str:
 
 
 def commit(root: Path, message: str) -> None:
-    run(root, sys.executable, "-m", "dvc", "repro", "--quiet")
     run(root, "git", "add", "--all")
     run(root, "git", "-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "-m", message)
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with one commit, then other settings, data and code, run again."""
+    """A repository with a commit of what was built, then other settings, data and code, run again."""
     root = tmp_path_factory.mktemp("repository")
     put(root / "distill/score.py", SCORE)
     put(root / "dvc.yaml", PIPELINE)
@@ -147,6 +147,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     put(root / "words.txt", "one\n")
     run(root, "git", "init", "--quiet")
     run(root, sys.executable, "-m", "dvc", "init", "--quiet")
+    commit(root, "Never built")
+    run(root, sys.executable, "-m", "dvc", "repro", "--quiet")
     commit(root, "First | ever")
     put(root / "params.yaml", "quality: 25.0\n")
     put(root / "words.txt", "two\n")
@@ -175,6 +177,29 @@ def test_command_tells_settings_data_code_and_metrics(repository: Path) -> None:
 
 def test_gate_fails_when_a_metric_got_worse(repository: Path) -> None:
     run(repository, sys.executable, "-m", "stages.compare", "HEAD", "--fail-if-worse", code=2)
+
+
+def test_a_program_reads_the_same(repository: Path) -> None:
+    told = json.loads(run(repository, sys.executable, "-m", "stages.compare", "HEAD", "--json", "-"))
+    assert told["headline"] == "1 worse, 1 better"
+    assert told["commit"].endswith("First | ever")
+    assert told["stale"] == 0
+    assert [(row["name"], row["verdict"]) for row in told["metrics"]] == [
+        ("tiny.minillm.toy.loss", "worse"),
+        ("tiny.minillm.toy.rouge_l", "better"),
+    ]
+    assert told["metrics"][0]["old"] == {"mean": 20.0, "ci95": [19.0, 21.0]}
+    assert told["metrics"][0]["difference_ci95"] == pytest.approx([5 - 2**0.5, 5 + 2**0.5])
+    assert told["settings"] == {"params.yaml: quality": {"old": 20.0, "new": 25.0}}
+    assert (told["data"], told["code"]) == (["words.txt"], {"distill/score.py": "+1 −0"})
+    table = run(repository, sys.executable, "-m", "stages.compare", "HEAD", "--json", "out/compare.json")
+    assert "1 worse, 1 better" in table.splitlines()[-1]
+    assert json.loads((repository / "out/compare.json").read_text(encoding="utf-8")) == told
+
+
+def test_against_a_commit_that_was_never_built(repository: Path) -> None:
+    told = json.loads(run(repository, sys.executable, "-m", "stages.compare", "HEAD~1", "--json", "-"))
+    assert {row["verdict"] for row in told["metrics"]} == {"new"}
 
 
 def test_unknown_commit_is_one_message(repository: Path) -> None:

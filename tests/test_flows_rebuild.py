@@ -102,13 +102,37 @@ def test_report_and_gate(
     assert "tiny.minillm.toy.rouge_l: 20 [19, 21] → 15 [14, 16]" in (state.message or "")
 
     report = artifacts(client, state)["rebuild-report"]["data"]
-    assert "| tiny.minillm.toy.rouge_l | 20 [19, 21] | 15 [14, 16] | **worse** |" in report
-    assert "| `params.yaml:quality` | 20.0 | 15.0 |" in report
+    assert "| tiny.minillm.toy.rouge_l | 20 [19, 21] | 15 [14, 16] | -5 [-6.41, -3.59] | worse |" in report
+    assert "| `params.yaml: quality` | 20.0 | 15.0 |" in report
     assert "| score | Built |" in report
     assert "4 stages were up to date" in report
 
     until(lambda: messages)  # the event became a message by itself
     assert "tiny.minillm.toy.rouge_l 20 [19, 21] -> 15 [14, 16]" in messages[0]
+
+    assert build().is_completed()
+    assert build(fail_if_worse=True).name == "Worse", "nothing is built any more, and it is as bad as before"
+
+
+def test_a_gate_that_cannot_compare_does_not_pass(
+    repository: Path, prefect_server: Server, client: SyncPrefectClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert build().is_completed()
+    commit(repository, "Built")
+    change(repository, "quality: 20.0", "quality: 15.0")
+    (repository / "stages").mkdir()  # hides the project's own
+    (repository / "stages/__init__.py").touch()
+    (repository / "stages/compare.py").write_text("raise SystemExit('error: out of order; mend it')\n")
+    state = build()
+    assert state.is_completed()
+    report = artifacts(client, state)["rebuild-report"]["data"]
+    assert "## Not compared with" in report
+    assert "`python -m stages.compare HEAD` failed: error: out of order; mend it" in report
+    assert "| score | Built |" in report
+
+    state = build(fail_if_worse=True)
+    assert (state.is_failed(), state.name) == (True, "NotCompared")
+    assert "error: out of order; mend it" in (state.message or "")
 
 
 @pytest.fixture

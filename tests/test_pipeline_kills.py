@@ -94,7 +94,9 @@ def test_three_kills_change_nothing(tmp_path: Path, killer: Path, tmp_path_facto
     assert progress(root, "minillm@small")["resumed_from"] >= 1
     assert "interrupted: nothing half-written was kept; run the same command to continue" in said
     assert "Traceback" not in said
-    assert "exited with 130" in said
+    # The stage's own code where $SHELL replaces itself by the stage; -2 where DVC's shell is a /bin/sh that waits for
+    # it and dies of the same Ctrl-C, as in an environment without SHELL.
+    assert "exited with 130" in said or "exited with -2" in said
     (stage,) = root.glob(".resume/responses@small-*")
     assert not list(root.glob("responses/small/*/*.jsonl"))
 

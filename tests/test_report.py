@@ -25,23 +25,18 @@ from tests.scored_project import (
     SETS,
     WORDS,
     experiment_of,
-    make_project,
+    made_and_scored,
     put,
     put_rows,
     read,
     run,
-    score_project,
 )
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose scores and results are made; tests only read it."""
-    root = tmp_path_factory.mktemp("project")
-    make_project(root)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        score_project(monkeypatch, root)
-    return root
+    return made_and_scored(tmp_path_factory)
 
 
 class Elements(HTMLParser):

@@ -21,6 +21,7 @@ from tests.scored_project import (
     NOTE,
     SETS,
     experiment_of,
+    made_and_scored,
     make_project,
     put,
     put_rows,
@@ -47,11 +48,7 @@ def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose scores and results are made; tests only read it."""
-    root = tmp_path_factory.mktemp("project")
-    make_project(root)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        score_project(monkeypatch, root)
-    return root
+    return made_and_scored(tmp_path_factory)
 
 
 def numbers_in(content: Any) -> list[float]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 import pytest
 
+from distill.scoring import changes
+from distill.scoring.comparison import Comparison as Compared
+from distill.scoring.comparison import to_json
 from tasks.comparison import compare
 from tasks.errors import RebuildError
 from tasks.grid import Point, Sweep, read_sweep, write_settings
-from tasks.metrics import Change, Value, values
+from tasks.metrics import Change, Comparison, Value, compare_with, lower_is_better, values
 from tasks.progress import describe, duration
 from tasks.report import Report
 from tasks.schedule import Ending, Outcome
@@ -29,21 +34,48 @@ def test_numbers_of_a_metrics_file() -> None:
     }
 
 
+def as_command(folder: Path, script: str) -> list[str]:
+    """A command for `compare_with`: the script knows `rev` and the files `numbers` and `text` that it is asked for."""
+    file = folder / "compare.py"
+    file.write_text(f"import pathlib, sys\n_, rev, _, numbers, _, text = sys.argv\n{script}\n")
+    return [sys.executable, str(file)]
+
+
+def test_verdicts_are_those_of_the_command(tmp_path: Path) -> None:
+    # Intervals that overlap, and yet the difference is beyond chance: nothing here may judge for itself.
+    moved = changes.Change("t.kd.toy.rouge_l", changes.Value(20, (19, 21)), changes.Value(21.5, (20.5, 22.5)))
+    gone = changes.Change("t.kd.toy.loss", changes.Value(1.5), None)
+    told = to_json(Compared("a1b2 Start", [gone, moved], {"params.yaml: seed": (0, 1)}, [], {}, 0))
+    script = (
+        f"pathlib.Path(numbers).write_text({json.dumps(told)!r})\npathlib.Path(text).write_text('## Against ' + rev)"
+    )
+    assert compare_with(tmp_path, "HEAD", as_command(tmp_path, script)) == Comparison(
+        "## Against HEAD",
+        [
+            Change("t.kd.toy.rouge_l", Value(20, (19, 21)), Value(21.5, (20.5, 22.5)), "better"),
+            Change("t.kd.toy.loss", Value(1.5), None, "gone"),
+        ],
+    )
+
+
 @pytest.mark.parametrize(
-    ("name", "old", "new", "verdict"),
+    ("script", "reason"),
     [
-        ("t.rouge_l", Value(20, (19, 21)), Value(23, (22, 24)), "better"),
-        ("t.rouge_l", Value(20, (19, 21)), Value(17, (16, 18)), "worse"),
-        ("t.rouge_l", Value(20, (19, 21)), Value(18, (17, 19.5)), "within noise"),
-        ("t.reverse_kl", Value(2.0), Value(1.5), "better"),
-        ("t.response_tokens", Value(30), Value(40), "changed"),
-        ("t.rouge_l", None, Value(1), "new"),
-        ("t.rouge_l", Value(1), None, "gone"),
-        ("loss_study.rouge_l", Value(1), Value(2), "better"),
+        ("sys.exit('error: no commit; mend it')", "`python -m stages.compare HEAD` failed: error: no commit; mend it"),
+        ("sys.exit(3)", "failed: exit code 3"),
+        ("pass", "wrote what cannot be read (FileNotFoundError: "),
+        ("pathlib.Path(numbers).write_text('{')", "wrote what cannot be read (JSONDecodeError: "),
+        ("pathlib.Path(numbers).write_text('{}')", "wrote what cannot be read (KeyError: 'metrics')"),
+        ("pathlib.Path(numbers).write_text('{\"metrics\": [1]}')", "wrote what cannot be read (TypeError: "),
     ],
 )
-def test_verdicts(name: str, old: Value | None, new: Value | None, verdict: str) -> None:
-    assert Change(name, old, new).verdict == verdict
+def test_a_command_that_fails_is_a_failure_and_no_verdict(tmp_path: Path, script: str, reason: str) -> None:
+    found = compare_with(tmp_path, "HEAD", as_command(tmp_path, script))
+    assert reason in found.failure
+    assert (found.text, list(found.metrics)) == ("", [])
+    report = Report(tmp_path, "abc Start", {}, found, 1.0).markdown()
+    assert "## Not compared with abc Start" in report
+    assert reason in report
 
 
 def test_a_report_names_what_it_cost(tmp_path: Path) -> None:
@@ -51,10 +83,17 @@ def test_a_report_names_what_it_cost(tmp_path: Path) -> None:
         "train": Ending(Outcome.BUILT, "built in 90 s", 90.0, 2),
         "score": Ending(Outcome.UP_TO_DATE),
     }
-    report = Report(tmp_path, "abc Start", endings, [], {}, 91.0)
+    report = Report(tmp_path, "abc Start", endings, Comparison("## Against abc Start: no metric differs\n"), 91.0)
     assert report.headline() == "1 Built, 1 UpToDate in 91 s"
     assert "| train | Built | 90 s | 180 | built in 90 s |" in report.markdown()
-    assert "No metric changed." in report.markdown()
+    assert "## Against abc Start: no metric differs" in report.markdown()
+    assert "there is nothing to compare" in Report(tmp_path, "", {}, Comparison(), 0.0).markdown()
+
+
+def test_which_end_of_a_sweep_is_best() -> None:
+    low = ("tiny.kd.toy.loss", "tiny.kd.kl.reverse_kl", "tiny.kd.calibration.toy.ece", "tiny.kd.exposure.error_a_token")
+    assert all(map(lower_is_better, low))
+    assert not any(map(lower_is_better, ("tiny.kd.toy.rouge_l", "loss_study.rouge_l", "tiny.kd.toy.exact_match")))
 
 
 def test_progress_in_words() -> None:

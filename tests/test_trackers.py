@@ -1,7 +1,8 @@
-"""`hardware.report_to`: what TensorBoard is told is what DVC plots, and a tracker that is not there is refused."""
+"""`hardware.report_to`: what a tracker is told is what DVC plots, and a tracker that is not there is refused."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,3 +106,66 @@ def test_only_the_first_process_reports(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("RANK", "1")
     Trackers(("tensorboard",), "minillm@small", {}, Curves()).end()
     assert list(tmp_path.iterdir()) == []
+
+
+# --- W&B and MLflow, which a user installs ------------------------------------------------------------
+
+
+def missing(tracker: str) -> pytest.MarkDecorator:
+    """Skips where a user's own tracker is not installed, as in the pinned set."""
+    return pytest.mark.skipif(find_spec(tracker) is None, reason=f"{tracker} is not installed: pip install {tracker}")
+
+
+def trained(root: Path, tracker: str) -> dict[str, dict[str, dict[int, float]]]:
+    """SFT and MiniLLM run again with that tracker: the curves that DVC plots, by stage and name."""
+    edit(root / "profiles/mini.yaml", "hardware.report_to", [tracker])
+    for name in ("sft", "minillm"):
+        said = stage(root, name, "small", name)
+        assert "Traceback" not in said
+        assert "WARNING" not in said.upper(), said
+    return {
+        f"{name}@small": {path.stem: tsv(path) for path in (root / f"runs/small/{name}.curves").glob("*.tsv")}
+        for name in ("sft", "minillm")
+    }
+
+
+@missing("mlflow")
+def test_mlflow_is_told_the_curves(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    root = Path(shutil.copytree(built(tmp_path_factory), tmp_path / "project"))
+    curves = trained(root, "mlflow")
+
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = (e for e in client.search_experiments() if e.name == "distill-pipeline")
+    runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    assert set(runs) == {"sft@small", "minillm@small"}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+
+    def told(run: str, name: str) -> dict[int, float]:
+        return {m.step: m.value for m in client.get_metric_history(runs[run].info.run_id, name)}
+
+    for name, points in curves["minillm@small"].items():
+        assert told("minillm@small", name) == pytest.approx(points, rel=1e-5), name
+    assert runs["minillm@small"].data.params["teacher_mix_alpha"] == "0.2"
+    assert told("sft@small", "eval_rouge_l") == pytest.approx(curves["sft@small"]["valid_rouge_l"], rel=1e-5)
+    assert len(told("sft@small", "loss")) == 4
+
+
+@missing("wandb")
+def test_wandb_is_told_the_curves_offline(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    root = Path(shutil.copytree(built(tmp_path_factory), tmp_path / "project"))
+    curves = trained(root, "wandb")
+    folders = sorted((root / "wandb").glob("offline-run-*"))
+    assert len(folders) == 2, "a run for each stage"
+    sft, minillm = (json.loads((folder / "files/wandb-summary.json").read_text()) for folder in folders)
+    for name, points in curves["minillm@small"].items():
+        assert minillm[f"train/{name}"] == pytest.approx(points[max(points)], rel=1e-5), name
+    points = curves["sft@small"]["valid_rouge_l"]
+    assert sft["eval/rouge_l"] == pytest.approx(points[max(points)], rel=1e-5)

@@ -1,4 +1,4 @@
-"""How fast this machine is, measured for at most twenty seconds on a model of the student's width.
+"""How fast this machine is, measured for at most twenty seconds on models of the widths that will be trained.
 
 Few layers and random weights: what is measured is operations a second, of training passes and of sampling, which the
 counted operations of a stage are then divided by. An estimate: longer runs vary with batches, lengths and neighbours.
@@ -7,7 +7,7 @@ counted operations of a stage are then divided by. An estimate: longer runs vary
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -37,10 +37,20 @@ class Speed:
         return work.operations / self.training + work.decoding / self.sampling
 
 
-def calibrate(shape: Shape, lengths: Lengths, micro_batch: int, decode_batch: int, threads: int | None = None) -> Speed:
-    """Train and sample with a small model like `shape` until the time is up."""
+def calibrate(
+    shapes: Mapping[str, Shape], lengths: Lengths, micro_batch: int, decode_batch: int, threads: int | None = None
+) -> dict[str, Speed]:
+    """Train and sample with a small model like each of `shapes`, in equal parts of the time: name → speed.
+
+    Each for itself, because a wide model does more operations a second than a narrow one.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
+    seconds = SECONDS / 2 / max(1, len(shapes)) - 1
+    return {name: _speed(shape, lengths, micro_batch, decode_batch, seconds) for name, shape in shapes.items()}
+
+
+def _speed(shape: Shape, lengths: Lengths, micro_batch: int, decode_batch: int, seconds: float) -> Speed:
     small = replace(shape, layers=min(_LAYERS, shape.layers))
     while small.parameters > _MOST:
         # Half the heads of the same width, so that the products keep their form.
@@ -50,7 +60,7 @@ def calibrate(shape: Shape, lengths: Lengths, micro_batch: int, decode_batch: in
     model = _like(small, length)
     ids = torch.randint(small.vocabulary, (micro_batch, length), device=model.device)
     operations = 3 * ids.numel() * small.forward_operations(length / 2)
-    training = operations * _rate(lambda: _pass(model, ids))
+    training = operations * _rate(lambda: _pass(model, ids), seconds)
     model.eval()
     prompts = [[1] * max(1, length - _NEW_TOKENS)] * min(decode_batch, 256)
 
@@ -61,14 +71,14 @@ def calibrate(shape: Shape, lengths: Lengths, micro_batch: int, decode_batch: in
 
     # Reading the prompts counts too: a real response is longer than these.
     tokens = len(prompts) * (len(prompts[0]) + _NEW_TOKENS)
-    return Speed(training, tokens * small.forward_operations(length / 2) * _rate(sample))
+    return Speed(training, tokens * small.forward_operations(length / 2) * _rate(sample, seconds))
 
 
-def _rate(work: Callable[[], None]) -> float:
-    """How often a second `work` is done; the first time warms up and does not count."""
+def _rate(work: Callable[[], None], seconds: float) -> float:
+    """How often a second `work` is done, over `seconds`; the first time warms up and does not count."""
     work()
     began, times = time.perf_counter(), 0
-    while times == 0 or time.perf_counter() - began < SECONDS / 2 - 2:
+    while times == 0 or time.perf_counter() - began < seconds:
         work()
         times += 1
     return times / (time.perf_counter() - began)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from distill.preflight.calibration import Speed
 from distill.preflight.findings import gibibytes
@@ -14,9 +14,15 @@ _WIDTH_IN_A_LOG = 120
 
 
 def print_plans(
-    student: str, plans: Sequence[tuple[str, Work | None, Estimate | None]], known: bool, speed: Speed
+    student: str,
+    plans: Sequence[tuple[str, str, Work | None, Estimate | None]],
+    known: bool,
+    speeds: Mapping[str, Speed],
 ) -> None:
-    """One line for each stage; `known` says whether lengths come from prepared data."""
+    """One line for each stage: its name, whose of `speeds` it runs at, what it does, what it takes.
+
+    `known` says whether lengths come from prepared data.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -24,18 +30,21 @@ def print_plans(
     drawn = Table(title=Text(f"{student}: estimates"))
     for name in ("stage", "steps", "tokens trained", "tokens sampled", "peak memory", "time"):
         drawn.add_column(name, justify="left" if name == "stage" else "right")
-    for name, work, memory in plans:
+    for name, model, work, memory in plans:
         numbers = ["?", "?", "?"] if work is None else [f"{work.steps:,}", _short(work.trained), _short(work.generated)]
         peak = "–" if memory is None else gibibytes(memory.peak)
         if memory is not None and memory.host:
             peak += f" + {gibibytes(memory.host_peak)} CPU"
-        drawn.add_row(name, *numbers, peak, "?" if work is None else duration(speed.seconds(work)))
+        drawn.add_row(name, *numbers, peak, "?" if work is None else duration(speeds[model].seconds(work)))
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_IN_A_LOG, highlight=False)
     console.print(drawn)
     lengths = "mean lengths of the prepared data" if known else "the longest prompts and responses allowed"
+    told = "; ".join(
+        f"{model} {speed.training / 1e9:,.1f} GFLOP/s training, {speed.sampling / 1e9:,.1f} GFLOP/s sampling"
+        for model, speed in speeds.items()
+    )
     console.print(
-        f"Counted with {lengths}. Speed, measured here just now on a small model of the student's width: "
-        f"{speed.training / 1e9:,.1f} GFLOP/s training, {speed.sampling / 1e9:,.1f} GFLOP/s sampling.",
+        f"Counted with {lengths}. Speed, measured here just now on small models of these widths: {told}.",
         soft_wrap=True,
         markup=False,
     )

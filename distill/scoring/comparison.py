@@ -1,4 +1,4 @@
-"""The comparison of the project with an earlier commit, drawn for a terminal and as Markdown."""
+"""The comparison of the project with an earlier commit: for a terminal, as Markdown, and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill.scoring.changes import VERDICTS, Change
+from distill.scoring.changes import VERDICTS, Change, Value
 
 _STYLES = {"worse": "bold red", "better": "green", "changed": "yellow", "within noise": "dim"}
 
@@ -129,6 +129,33 @@ def to_markdown(comparison: Comparison) -> str:
     code = [f"- `{path}` {lines}" for path, lines in comparison.code.items()]
     parts += ["### Code", "\n".join(code) or "No difference."]
     return "\n\n".join(parts) + "\n"
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """The same for a program: numbers as numbers, a value as `{"mean", "ci95"}`, the order that of the table."""
+    return {
+        "commit": comparison.commit,
+        "headline": comparison.headline,
+        "warnings": comparison.warnings,
+        "stale": comparison.stale,
+        "metrics": [
+            {
+                "name": change.name,
+                "old": _number(change.old),
+                "new": _number(change.new),
+                "difference_ci95": change.interval,
+                "verdict": change.verdict,
+            }
+            for change in comparison.ordered
+        ],
+        "settings": {name: {"old": old, "new": new} for name, (old, new) in comparison.settings.items()},
+        "data": list(comparison.data),
+        "code": dict(comparison.code),
+    }
+
+
+def _number(value: Value | None) -> dict[str, Any] | None:
+    return None if value is None else {"mean": value.mean, "ci95": value.interval}
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -289,6 +289,7 @@ def train_supervised(
         trainer = SupervisedTrainer(
             trained, arguments, examples, settings, objective, signal, validate, watch, seed, whole, processes
         )
+        trainer.args.run_name = name  # MLflow's runs would have names out of a hat
         for tracker in callbacks(hardware.report_to, name):
             trainer.add_callback(tracker)
         # Trained through the module's own call, so that wrappers (DDP, DeepSpeed) see the forward they expect.
