@@ -10,7 +10,6 @@ from distill.parallel.faults import batch_faults, machine_faults, micro_batch_fa
 from distill.parallel.launch import end_worker, fitting_micro_batch, relaunch_if_asked, smaller_next_time
 from distill.parallel.processes import Processes, joined_processes
 from distill.project.errors import DivergedError
-from distill.runs.allocator import keep_freed_memory
 
 if TYPE_CHECKING:
     from stages.experiment import Experiment
@@ -34,7 +33,6 @@ def training(
         faults = faults or micro_batch_faults(hardware, batches)
     require(faults, experiment.profile)
     relaunch_if_asked(hardware)
-    keep_freed_memory()
     with joined_processes() as processes:
         micro_batch = fitting_micro_batch(hardware, next(iter(batches.values())) // processes.count)
         with smaller_next_time(micro_batch):

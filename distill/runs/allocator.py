@@ -1,4 +1,4 @@
-"""The C library told to keep what training frees: the same large tensors are wanted again some milliseconds later.
+"""The C library told to keep what a run frees: the same large tensors are wanted again some milliseconds later.
 
 By its own rules glibc returns much of it to the system at once, which then clears every page anew. No GPU's memory.
 """
