@@ -97,6 +97,7 @@ def measure(name: str) -> dict[str, float]:
     from distill.minillm.loop import Machine, MiniLLMRun, Task
     from distill.minillm.settings import MiniLLMSettings
     from distill.objectives import kd, sft
+    from distill.runs.allocator import keep_freed_memory
     from distill.runs.hardware import HardwareSettings
     from distill.training.supervised import Objective, train_supervised
 
@@ -108,6 +109,7 @@ def measure(name: str) -> dict[str, float]:
     rows, known = _rows(run), 0.0
     if run.loss == "minillm":
         assert teacher is not None
+        keep_freed_memory()  # as its stage does
         chosen = {"learning_rate": 1e-4, "max_steps": _STEPS, "rollouts": run.rollouts, "minibatch": run.batch}
         if run.plain_text[0]:
             chosen |= {"lm_coef": 1.0, "lm_batch": run.plain_text[0], "lm_length": run.plain_text[1]}
@@ -143,9 +145,13 @@ def measure(name: str) -> dict[str, float]:
 def _model(config: dict[str, Any]) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from distill.models.loading import fuse_activations
+
     values = {name: value for name, value in config.items() if name != "model_type"}
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), _VOCABULARY - 1)
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **ids, **values))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **ids, **values))
+    fuse_activations(model)  # as loading does
+    return model
 
 
 def _validation(run: Run, place: Placement) -> Any:

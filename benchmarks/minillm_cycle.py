@@ -26,17 +26,26 @@ if TYPE_CHECKING:
 MICRO_BATCH, DECODE_BATCH = 4, 64
 
 
-def measure(side: str, work: Workload, bare: bool) -> dict[str, Any]:
-    """One cycle in this process: CPU seconds, peak memory above the models' own in MiB, and the losses."""
+def measure(side: str, work: Workload, bare: bool, stock: bool) -> dict[str, Any]:
+    """One cycle in this process: CPU seconds, peak memory above the models' own in MiB, and the losses.
+
+    `stock` says whether models and allocator are as their libraries give them, or as our training stages have them.
+    """
     import torch
 
     from benchmarks.bare_passes import bare_seconds
     from benchmarks.cycle_workload import END
     from benchmarks.reference_cycle import ReferenceCycle
     from distill.minillm.loop import Machine, MiniLLMRun, Task
+    from distill.models.loading import fuse_activations
+    from distill.runs.allocator import keep_freed_memory
 
     torch.set_num_threads(1)
     (student, teacher), prompts = work.models(), work.prompts()
+    if not stock:
+        keep_freed_memory()
+        for model in (student, teacher):
+            fuse_activations(model)
     meter = Meter()
     if side == "reference":
         cycle = ReferenceCycle(student, teacher, prompts, work.settings(), work.response_tokens, END, work.seed)
@@ -124,17 +133,18 @@ def main() -> None:
     parser.add_argument("--response-tokens", type=int, default=128, help="with --side: the limit")
     parser.add_argument("--bare", action="store_true", help="with --side ours: its bare passes too")
     parser.add_argument("--small", action="store_true", help="with --side: smaller models")
+    parser.add_argument("--stock", action="store_true", help="with --side: no fused activations, glibc as it is")
     arguments = parser.parse_args()
     if arguments.side:
         from benchmarks.cycle_workload import SMALL_MODELS, Workload
 
         models = SMALL_MODELS if arguments.small else {}
         work = Workload(rollouts=arguments.rollouts, response_tokens=arguments.response_tokens, **models)
-        print(json.dumps(measure(arguments.side, work, arguments.bare)))
+        print(json.dumps(measure(arguments.side, work, arguments.bare, arguments.stock)))
         return
     commands = {
         "ours": ("benchmarks.minillm_cycle", "--side", "ours", "--bare"),
-        "reference": ("benchmarks.minillm_cycle", "--side", "reference"),
+        "reference": ("benchmarks.minillm_cycle", "--side", "reference", "--stock"),
         "TRL": ("benchmarks.trl_cycle",),
         "decode": ("benchmarks.evaluation_decode",),
     }

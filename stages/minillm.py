@@ -52,12 +52,14 @@ def distil(experiment: Experiment, settings: MiniLLMSettings, processes: Process
     from distill.models.checkpoints import RunRecord, save_checkpoint
     from distill.parallel.processes import device
     from distill.project.randomness import key
+    from distill.runs.allocator import keep_freed_memory
     from distill.runs.evidence import Evidence
     from distill.runs.resume import ResumeStore
     from distill.runs.trackers import Trackers
     from distill.text.examples import read_documents, read_examples
     from stages.training import after_all
 
+    keep_freed_memory()
     hardware = experiment.hardware
     data = [experiment.data / name for name in ("train.parquet", "valid.parquet")]
     record = RunRecord()

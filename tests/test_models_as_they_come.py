@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers.activations import ACT2FN
 
 from distill.generation.decode import sample_responses
 from distill.minillm.rollouts import collect
@@ -52,6 +53,26 @@ def test_a_checkpoint_in_shards_and_in_half_precision(architecture: str, tied: b
     assert (head(model).weight is model.get_input_embeddings().weight) == tied
     require_plain_head(model)
     assert load_model(Path("model"), "bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("written_out", ["gelu_new", "gelu_fast"])
+def test_a_gelu_that_is_written_out_is_loaded_as_one_kernel(written_out: str) -> None:
+    """Same numbers and gradients, a half of the activations kept, and the config says what it said."""
+    stock = tiny_model(vocabulary=300, width=32, activation_function=written_out)
+    stock.save_pretrained("model")
+    loaded = load_model(Path("model"), "float64")
+    kinds = [{type(block.mlp.act).__name__ for block in model.base_model.h} for model in (stock, loaded)]
+    assert kinds == [{type(ACT2FN[written_out]).__name__}, {"GELUTanh"}]
+    assert loaded.config.activation_function == written_out
+    found = []
+    for model in (stock, loaded):
+        logits = model(input_ids=IDS).logits
+        logits.square().sum().backward()
+        found.append([logits, *(parameter.grad for parameter in model.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-7)
+    loaded.save_pretrained("again")
+    assert json.loads(Path("again/config.json").read_text())["activation_function"] == written_out
 
 
 # --- padded vocabularies (trap 5) ---------------------------------------------------------------------------------

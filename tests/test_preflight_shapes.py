@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from distill.models.loading import fuse_activations
 from distill.preflight.shapes import KNOWN, known_shape, shape_of
 from distill.project.settings import read_yaml
 
@@ -52,6 +53,7 @@ def test_parameters_are_counted_exactly(name: str) -> None:
 def kept_for_backward(config: dict[str, Any], tokens: tuple[int, int]) -> int:
     """Bytes that autograd keeps of the backbone's forward pass in evaluation mode, parameters left out."""
     model = make(config).eval()
+    fuse_activations(model)
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     kept: dict[int, int] = {}
     alive = []

@@ -72,7 +72,9 @@ class _TokenStatistics(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, student_logits: Tensor, teacher_logits: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
         logq = precise(student_logits).log_softmax(-1)
-        gap = logq - precise(teacher_logits).log_softmax(-1)
+        logp = precise(teacher_logits).log_softmax(-1)
+        # In place wherever it can be: fresh memory for a vocabulary costs as much as the arithmetic on it.
+        gap = torch.sub(logq, logp, out=logp)
         q = logq.exp()
         kl, entropy = torch.linalg.vecdot(q, gap), -torch.linalg.vecdot(q, logq)
         ctx.save_for_backward(q, gap, kl, tokens)

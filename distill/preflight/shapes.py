@@ -50,8 +50,6 @@ class Shape:
     dropout: bool = False
     """Masks of dropout are kept in training."""
     attention_dropout: bool = False
-    slow_gelu: bool = False
-    """GPT-2's own GELU, written out in four operations that each keep their result."""
 
     @property
     def exact(self) -> bool:
@@ -95,7 +93,7 @@ class Shape:
         d, f = self.hidden, self.ffn
         queries, keys = self.heads * self.head_width, self.kv_heads * self.head_width
         if self.kind == "gpt2":
-            return 8 * d + (5 if self.slow_gelu else 2) * f
+            return 8 * d + 2 * f
         if self.kind == "opt":
             return 8 * d + f
         return 6 * d + 2 * queries + 2 * keys + 4 * f
@@ -146,7 +144,6 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
         tied=bool(given.get("tie_word_embeddings", kind in ("gpt2", "opt"))),
         dropout=residual > 0,
         attention_dropout=attention > 0,
-        slow_gelu=kind == "gpt2" and given.get("activation_function", "gelu_new") == "gelu_new",
     )
 
 
