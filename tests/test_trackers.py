@@ -165,7 +165,7 @@ def test_wandb_is_told_the_curves_offline(
 
 
 def wandb_run(content: bytes, kind: Any) -> tuple[str, dict[str, dict[int, float]]]:
-    """The name of an offline run, a LevelDB log of messages of this `kind`, and its numbers: quantity → step → value."""
+    """The name of an offline run, a LevelDB log of messages of `kind`, and its numbers: quantity → step → value."""
     name, told = "", dict[str, dict[int, float]]()
     at, message = 7, b""
     while at + 7 <= len(content):
