@@ -95,9 +95,9 @@ def measure(name: str) -> dict[str, float]:
     import torch
 
     from distill.minillm.loop import Machine, MiniLLMRun, Task
+    from distill.minillm.memory import keep_freed_memory
     from distill.minillm.settings import MiniLLMSettings
     from distill.objectives import kd, sft
-    from distill.runs.allocator import keep_freed_memory
     from distill.runs.hardware import HardwareSettings
     from distill.training.supervised import Objective, train_supervised
 

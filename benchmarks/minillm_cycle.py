@@ -37,8 +37,8 @@ def measure(side: str, work: Workload, bare: bool, stock: bool) -> dict[str, Any
     from benchmarks.cycle_workload import END
     from benchmarks.reference_cycle import ReferenceCycle
     from distill.minillm.loop import Machine, MiniLLMRun, Task
+    from distill.minillm.memory import keep_freed_memory
     from distill.models.loading import fuse_activations
-    from distill.runs.allocator import keep_freed_memory
 
     torch.set_num_threads(1)
     (student, teacher), prompts = work.models(), work.prompts()

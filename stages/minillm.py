@@ -46,13 +46,13 @@ def distil(experiment: Experiment, settings: MiniLLMSettings, processes: Process
     import torch
 
     from distill.minillm.loop import Machine, MiniLLMRun, Task
+    from distill.minillm.memory import keep_freed_memory
     from distill.minillm.pair import load_pair
     from distill.minillm.plaintext import token_stream
     from distill.minillm.state import restore, store
     from distill.models.checkpoints import RunRecord, save_checkpoint
     from distill.parallel.processes import device
     from distill.project.randomness import key
-    from distill.runs.allocator import keep_freed_memory
     from distill.runs.evidence import Evidence
     from distill.runs.resume import ResumeStore
     from distill.runs.trackers import Trackers

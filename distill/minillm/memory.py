@@ -1,8 +1,10 @@
-"""The highest memory of this process, as a whole and since a moment."""
+"""The memory of this process: its highest, as a whole and since a moment, and what it keeps of what it has freed."""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import resource
 from pathlib import Path
 
@@ -10,6 +12,22 @@ import torch
 
 # Linux forgets the high-water mark of resident memory when 5 is written here (man 5 proc).
 _FORGET = Path("/proc/self/clear_refs")
+# `mallopt` of glibc's malloc.h: how much may lie free at the heap's top, and from what size on the heap is not used.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+# Bytes, for both.
+_KEPT = 256 * 2**20
+
+
+def keep_freed_memory() -> None:
+    """Take tensors below 256 MiB from the heap, and leave up to 256 MiB at its top to this process.
+
+    The same large tensors are wanted again some milliseconds later. By its own rules glibc returns much of them to the
+    system at once, which then clears every page anew. No number changes; with another C library nothing happens.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_THRESHOLD, _KEPT)
+        library.mallopt(_TRIM_THRESHOLD, _KEPT)
 
 
 class PeakMemory:
