@@ -4,9 +4,9 @@ A ground is everything else: where the student starts, how large it is, how long
 returns. On each ground the arms differ in the one part, share start, teacher and rollout seeds, and have their learning
 rates chosen as in `benchmarks.ablations`.
 
-    python -m benchmarks.ablation_pairs [--grounds NAME ...] [--workers 2]
+    python -m benchmarks.ablation_pairs [--arms NAME ...] [--workers 2]
 
-It writes docs/ablation_pairs_table.md (`--grounds` without a name: of what is there); finished runs are kept in
+It writes docs/ablation_pairs_table.md (`--arms` without a name: of what is there); finished runs are kept in
 docs/ablation_pairs_runs.jsonl. Starts that the pipeline does not make are trained first, by its own stages, and kept in
 .resume/starts.
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from benchmarks.ablations import KEPT as ABLATIONS
 from benchmarks.ablations import profile_section
 from benchmarks.kept_runs import Arm, Runs, spread, toy, value_of, workers
 from benchmarks.toy_runs import Prompts
@@ -28,6 +29,8 @@ from benchmarks.workspace import ROOT, edit_yaml, run, toy_run_place
 from distill.project.files import write_text
 
 KEPT = Path("docs/ablation_pairs_runs.jsonl")
+TWO = (4e-3, 8e-3)
+"""The learning rates that are tried."""
 STARTS: dict[str, dict[str, Any]] = {
     "6 epochs": {"init.epochs": 6},
     "1 layer of 32": {"model.init.n_layer": 1, "model.init.n_embd": 32},
@@ -47,7 +50,7 @@ class Ground:
     start: str = "init"
     prompts: Prompts = "all"
     seeds: tuple[int, ...] = (0, 1, 2)
-    rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3)
+    rates: tuple[float, ...] = TWO
     without: tuple[str, ...] = tuple(WITHOUT)
 
     def arms(self, name: str) -> dict[str, Arm]:
@@ -63,9 +66,18 @@ GROUNDS: dict[str, Ground] = {
     "early start": Ground(start="6 epochs"),
     "small student": Ground(start="1 layer of 32"),
     "long answers": Ground(prompts="long"),
-    "weak start, 720 steps": Ground({"max_steps": 720, "evaluate_every": 144}, start="base"),
 }
-ARMS = {name: arm for title, ground in GROUNDS.items() for name, arm in ground.arms(title).items()}
+EXACT = {"rewards": "expected", "return_from": "next", "discount": 1.0, "whiten": "none"}
+SINGLE = "without policy gradient"
+ON_DEFAULT: dict[str, Arm] = {
+    SINGLE: Arm(WITHOUT[SINGLE]),
+    f"{SINGLE}, without mixing": Arm({**WITHOUT[SINGLE], "teacher_mix_alpha": 0.0}, against=SINGLE, rates=TWO),
+    f"{SINGLE}, alpha 1": Arm({**WITHOUT[SINGLE], "teacher_mix_alpha": 1.0}, against=SINGLE, rates=TWO),
+    "long part by R_{t+1}, a quarter": Arm({**EXACT, "reward_scale": 4.0}, against=SINGLE, rates=TWO),
+    "long part by R_{t+1}, a sixteenth": Arm({**EXACT, "reward_scale": 16.0}, against=SINGLE, rates=TWO),
+}
+"""On the default's own ground: how mixing does without the policy gradient, and a long part of less weight."""
+ARMS = ON_DEFAULT | {name: arm for title, ground in GROUNDS.items() for name, arm in ground.arms(title).items()}
 HEAD = (
     "| arm | runs | lr | test Rouge-L | difference | on long references | difference | valid Rouge-L | difference "
     "| answer tokens | repeated 4-grams % | reverse KL, own answers | difference |"
@@ -108,19 +120,19 @@ def table(runs: Runs) -> str:
 
 
 def main() -> None:
-    """Run ground after ground, and write the table after each arm."""
+    """Run the arms, in their order, and write the table after each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--grounds", nargs="*", choices=list(GROUNDS), default=list(GROUNDS), metavar="NAME")
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS), metavar="NAME")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, each on one core")
     arguments = parser.parse_args()
-    runs = Runs(ROOT / KEPT, ARMS, profile_section(), toy().inputs() if arguments.grounds else None)
+    inputs = toy().inputs() if arguments.arms else None
+    runs = Runs(ROOT / KEPT, ARMS, profile_section(), inputs, others=[ROOT / ABLATIONS])
     with workers(arguments.workers) as pool:
-        for title in arguments.grounds:
-            make_start(GROUNDS[title].start)
-            for name in GROUNDS[title].arms(title):
-                runs.complete(pool, name)
-                print(row(name, runs), flush=True)
-                write_text(ROOT / "docs/ablation_pairs_table.md", table(runs))
+        for name in arguments.arms:
+            make_start(ARMS[name].start)
+            runs.complete(pool, name)
+            print(row(name, runs), flush=True)
+            write_text(ROOT / "docs/ablation_pairs_table.md", table(runs))
     write_text(ROOT / "docs/ablation_pairs_table.md", table(runs))
 
 

@@ -68,10 +68,20 @@ class Runs:
     data and the models. One whose settings changed is made anew; the old line stays.
     """
 
-    def __init__(self, path: Path, arms: Mapping[str, Arm], section: dict[str, Any], inputs: str | None = None) -> None:
-        """Read what `path` holds. `section` is what arms change; `inputs` None takes those of the newest run."""
+    def __init__(
+        self,
+        path: Path,
+        arms: Mapping[str, Arm],
+        section: dict[str, Any],
+        inputs: str | None = None,
+        others: Sequence[Path] = (),
+    ) -> None:
+        """Read what `path` holds, where new runs go, and the `others`, to which none is added.
+
+        `section` is what arms change; `inputs` None takes those of the newest run.
+        """
         self.path, self.arms, self.section = path, arms, section
-        rows = read_jsonl(path) if path.is_file() else []
+        rows = [row for file in (*others, path) if file.is_file() for row in read_jsonl(file)]
         self.inputs = inputs or (rows[-1]["inputs"] if rows else "")
         self.outcomes = {
             (row["recipe"], row["seed"]): Outcome(**row["outcome"]) for row in rows if row["inputs"] == self.inputs
