@@ -21,25 +21,26 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.ablations import KEPT as ABLATIONS
-from benchmarks.ablations import profile_section
+from benchmarks.ablations import ARMS as ABLATIONS
+from benchmarks.ablations import DEFAULT, HIGHER, SAME, profile_section
+from benchmarks.ablations import KEPT as ABLATIONS_KEPT
 from benchmarks.kept_runs import Arm, Runs, spread, toy, value_of, workers
 from benchmarks.toy_runs import Prompts
 from benchmarks.workspace import ROOT, edit_yaml, run, toy_run_place
 from distill.project.files import write_text
 
 KEPT = Path("docs/ablation_pairs_runs.jsonl")
-TWO = (4e-3, 8e-3)
-"""The learning rates that are tried."""
 STARTS: dict[str, dict[str, Any]] = {
     "6 epochs": {"init.epochs": 6},
     "1 layer of 32": {"model.init.n_layer": 1, "model.init.n_embd": 32},
 }
 """Starts made here: what of the student's section differs from the shipped profile's."""
-WITHOUT: dict[str, dict[str, Any]] = {
+PARTS: dict[str, dict[str, Any]] = {
     "without mixing": {"teacher_mix_alpha": 0.0},
+    "alpha 1": {"teacher_mix_alpha": 1.0},
     "without policy gradient": {"policy_gradient": False},
 }
+"""What an arm changes on its ground."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,12 @@ class Ground:
     start: str = "init"
     prompts: Prompts = "all"
     seeds: tuple[int, ...] = (0, 1, 2)
-    rates: tuple[float, ...] = TWO
-    without: tuple[str, ...] = tuple(WITHOUT)
+    rates: tuple[float, ...] = SAME
+    parts: tuple[str, ...] = tuple(PARTS)
 
     def arms(self, name: str) -> dict[str, Arm]:
-        """The whole method on this ground, and without each part; compared with the whole."""
-        changes = {name: {}, **{f"{name}, {part}": WITHOUT[part] for part in self.without}}
+        """The whole method on this ground, and with each part changed; compared with the whole."""
+        changes = {name: {}, **{f"{name}, {part}": PARTS[part] for part in self.parts}}
         return {
             arm: Arm({**self.settings, **change}, self.start, name, self.seeds, self.prompts, self.rates)
             for arm, change in changes.items()
@@ -66,17 +67,22 @@ GROUNDS: dict[str, Ground] = {
     "early start": Ground(start="6 epochs"),
     "small student": Ground(start="1 layer of 32"),
     "long answers": Ground(prompts="long"),
+    "shipped length": Ground(
+        {"max_steps": 480, "evaluate_every": 96}, seeds=(0, 1), parts=("without mixing", "alpha 1")
+    ),
 }
-EXACT = {"rewards": "expected", "return_from": "next", "discount": 1.0, "whiten": "none"}
 SINGLE = "without policy gradient"
+EXACT = {"rewards": "expected", "return_from": "next", "discount": 1.0, "whiten": "none"}
 ON_DEFAULT: dict[str, Arm] = {
-    SINGLE: Arm(WITHOUT[SINGLE]),
-    f"{SINGLE}, without mixing": Arm({**WITHOUT[SINGLE], "teacher_mix_alpha": 0.0}, against=SINGLE, rates=TWO),
-    f"{SINGLE}, alpha 1": Arm({**WITHOUT[SINGLE], "teacher_mix_alpha": 1.0}, against=SINGLE, rates=TWO),
-    "long part by R_{t+1}, a quarter": Arm({**EXACT, "reward_scale": 4.0}, against=SINGLE, rates=TWO),
-    "long part by R_{t+1}, a sixteenth": Arm({**EXACT, "reward_scale": 16.0}, against=SINGLE, rates=TWO),
+    DEFAULT: ABLATIONS[DEFAULT],
+    SINGLE: Arm(PARTS[SINGLE], rates=HIGHER),
+    f"{SINGLE}, without mixing": Arm({**PARTS[SINGLE], **PARTS["without mixing"]}, against=SINGLE, rates=SAME),
+    "alpha 1": Arm(PARTS["alpha 1"], rates=HIGHER),
+    f"alpha 1, {SINGLE}": Arm({**PARTS[SINGLE], **PARTS["alpha 1"]}, against="alpha 1", rates=SAME),
+    "long part by R_{t+1}, a quarter": Arm({**EXACT, "reward_scale": 4.0}, against=SINGLE, rates=SAME),
+    "long part by R_{t+1}, a sixteenth": Arm({**EXACT, "reward_scale": 16.0}, against=SINGLE, rates=SAME),
 }
-"""On the default's own ground: how mixing does without the policy gradient, and a long part of less weight."""
+"""On the default's own ground: mixing without the policy gradient and the reverse, and a long part of less weight."""
 ARMS = ON_DEFAULT | {name: arm for title, ground in GROUNDS.items() for name, arm in ground.arms(title).items()}
 HEAD = (
     "| arm | runs | lr | test Rouge-L | difference | on long references | difference | valid Rouge-L | difference "
@@ -123,14 +129,15 @@ def main() -> None:
     """Run the arms, in their order, and write the table after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS), metavar="NAME")
+    parser.add_argument("--seeds", type=int, help="how many seeds of each arm at most, for a first look")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, each on one core")
     arguments = parser.parse_args()
     inputs = toy().inputs() if arguments.arms else None
-    runs = Runs(ROOT / KEPT, ARMS, profile_section(), inputs, others=[ROOT / ABLATIONS])
+    runs = Runs(ROOT / KEPT, ARMS, profile_section(), inputs, others=[ROOT / ABLATIONS_KEPT])
     with workers(arguments.workers) as pool:
         for name in arguments.arms:
             make_start(ARMS[name].start)
-            runs.complete(pool, name)
+            runs.complete(pool, name, arguments.seeds)
             print(row(name, runs), flush=True)
             write_text(ROOT / "docs/ablation_pairs_table.md", table(runs))
     write_text(ROOT / "docs/ablation_pairs_table.md", table(runs))

@@ -96,12 +96,13 @@ def main() -> None:
     """Run the arms, in their order, and write the table after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS), metavar="NAME")
+    parser.add_argument("--seeds", type=int, help="how many seeds of each arm at most, for a first look")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, each on one core")
     arguments = parser.parse_args()
     runs = Runs(ROOT / KEPT, ARMS, profile_section(), toy().inputs() if arguments.arms else None)
     with workers(arguments.workers) as pool:
         for name in arguments.arms:
-            runs.complete(pool, name)
+            runs.complete(pool, name, arguments.seeds)
             print(row(name, runs), flush=True)
             write_text(ROOT / "docs/ablations_table.md", table(runs))
     write_text(ROOT / "docs/ablations_table.md", table(runs))

@@ -118,9 +118,9 @@ class Runs:
         for future in as_completed(futures):
             self.keep(*futures[future], future.result())
 
-    def complete(self, pool: ProcessPoolExecutor, name: str) -> None:
-        """Climb the rates of an arm on its first seed, then run its further seeds at the best."""
-        seeds = self.arms[name].seeds
+    def complete(self, pool: ProcessPoolExecutor, name: str, count: int | None = None) -> None:
+        """Climb the rates of an arm on its first seed, then run its further seeds, `count` in all, at the best."""
+        seeds = self.arms[name].seeds[:count]
         while missing := self.missing_rates(name):
             self.make(pool, [(name, rate, seeds[0]) for rate in missing])
         rate = self.best_rate(name)
