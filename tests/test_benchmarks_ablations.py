@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.ablations import ARMS, STEPS, profile_section, row
+from benchmarks.ablations import ARMS, HEAD, STEPS, profile_section, row
 from benchmarks.gradient_variance import BATCH, BATCHES, GROUPS, Moments, settings_of
 from benchmarks.kept_runs import RATES, Arm, Runs
 from benchmarks.short_ablations import CHOSEN
@@ -69,7 +69,11 @@ def test_rates_are_climbed_until_both_neighbours_are_worse(tmp_path: Path) -> No
     assert runs.best_rate("default") == RATES[4]
     assert sorted(made) == list(RATES[2:])  # never the smallest two
     line = row("default", runs)
-    assert line is not None and "| default | – | 1 | 0.008 | 10.0 | – | 9.0 | – | 48 | 10.0, 10.0 | 10.0 |" in line
+    assert (
+        line is not None
+        and "| default | – | 1 | 0.008 | 10.0 | – | 9.0 | – | 48 | 10.0 ± 10.0 | 10.0 | 10.00 | 0.5 |" in line
+    )
+    assert line.count(" | ") == HEAD.count(" | ")
 
 
 def test_arms_are_compared_seed_by_seed_with_the_arm_they_name(tmp_path: Path) -> None:
