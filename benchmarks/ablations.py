@@ -50,7 +50,7 @@ ARMS: dict[str, Arm] = {
     "without teacher mixing (alpha 0)": Arm({"teacher_mix_alpha": 0.0}, rates=LOWER),
     "without policy gradient": Arm({"policy_gradient": False}, rates=HIGHER),
     "with L_PT": Arm({"lm_coef": 0.1}, rates=SAME),
-    "preset paper": Arm({"preset": "paper"}),
+    "preset paper": Arm({"preset": "paper"}, rates=LOWER),
     "preset reference": Arm({"preset": "reference"}, rates=LOWER),
     "weak start": Arm(start="base"),
     "weak start, without teacher mixing": Arm({"teacher_mix_alpha": 0.0}, start="base", against="weak start"),
