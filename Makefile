@@ -59,7 +59,7 @@ chat: $(READY) ## type a prompt, see teacher and students answer: make chat STUD
 bench: $(READY) ## measure a MiniLLM cycle against its baselines
 	@python -m benchmarks.minillm_cycle
 
-ablations: $(READY) ## MiniLLM without each of its parts, on the toy profile: what is not in docs/ yet, all of it an hour
+ablations: $(READY) ## MiniLLM without each of its parts, on the toy profile: what docs/ lacks; all anew: about an hour
 	@python -m benchmarks.ablations
 	@python -m benchmarks.ablation_pairs
 

@@ -80,7 +80,7 @@ def test_arms_are_compared_seed_by_seed_with_the_arm_they_name(tmp_path: Path) -
     runs = empty(tmp_path)
     name = "unwhitened, without length norm"
     for arm, scores in (("unwhitened", (10.0, 20.0, 30.0)), (name, (11.0, 23.0, 32.0))):
-        for rate in RATES[1:5]:
+        for rate in ARMS[arm].rates:
             runs.keep(arm, rate, 0, outcome(0.0))
         for seed, score in enumerate(scores):
             runs.keep(arm, RATES[2], seed, outcome(1.0, test=score))
