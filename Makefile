@@ -59,8 +59,9 @@ chat: $(READY) ## type a prompt, see teacher and students answer: make chat STUD
 bench: $(READY) ## measure a MiniLLM cycle against its baselines
 	@python -m benchmarks.minillm_cycle
 
-ablations: $(READY) ## MiniLLM without each of its parts, on the toy profile: 2 hours; what is done is kept
+ablations: $(READY) ## MiniLLM without each of its parts, on the toy profile: what docs/ lacks; all anew: about an hour
 	@python -m benchmarks.ablations
+	@python -m benchmarks.ablation_pairs
 
 serve: $(READY) ## Prefect server, schedule and worker on this machine
 	@python -m flows.serve

@@ -84,7 +84,7 @@ def toy_run_place(place: Path, method: str, settings: dict[str, Any], seed: int 
     return place
 
 
-def curve(place: Path, method: str, name: str) -> list[float]:
+def curve(place: Path, method: str, name: str, who: str = "tiny") -> list[float]:
     """The values of one training curve of a run made in `place`."""
-    lines = (place / f"runs/tiny/{method}.curves/{name}.tsv").read_text(encoding="utf-8").splitlines()
+    lines = (place / f"runs/{who}/{method}.curves/{name}.tsv").read_text(encoding="utf-8").splitlines()
     return [float(line.split("\t")[1]) for line in lines[1:]]

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.ablations import ARMS, RATES, STEPS, Outcome, Runs, minus_default, row
+from benchmarks.ablations import ARMS, HEAD, STEPS, profile_section, row
 from benchmarks.gradient_variance import BATCH, BATCHES, GROUPS, Moments, settings_of
+from benchmarks.kept_runs import RATES, Arm, Runs
 from benchmarks.short_ablations import CHOSEN
+from benchmarks.toy_runs import Outcome, ToyRuns
+from benchmarks.workspace import ROOT, curve
+from distill.minillm.loop import MiniLLMRun
 from distill.minillm.settings import MiniLLMSettings
+from distill.project.errors import DivergedError
+from distill.project.files import read_json
+from stages import evalset, minillm, respond, rouge
+from tests.tiny_pipeline import MINI, SMALL, edit, in_folder
+
+pytest_plugins = ["tests.stage_fixtures"]
+
+
+@pytest.fixture
+def answerable(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny project up to the student's start, with an evaluation set; the current folder."""
+    shutil.copytree(ROOT / "evalsets", project / "evalsets")
+    in_folder(project)(evalset.main, "toy_id")
+    monkeypatch.chdir(project)
+    return project
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -28,41 +49,103 @@ def test_the_short_study_takes_its_arms_from_the_long_one() -> None:
     assert len(set(CHOSEN)) == len(CHOSEN)
 
 
-def outcome(valid: float) -> Outcome:
-    return Outcome(valid=valid, test=valid + 1, tokens=10.0, repeated=0.5, reverse_kl=1.0)
+def outcome(valid: float, **values: float) -> Outcome:
+    known = dict.fromkeys((f.name for f in fields(Outcome)), 10.0) | {"test": valid + 1, **values}
+    return Outcome(**{**known, "valid": [0.0, valid, 0.5], "best_step": 48, "collapse": ""})  # type: ignore[arg-type]
+
+
+def empty(tmp_path: Path) -> Runs:
+    return Runs(tmp_path / "runs.jsonl", ARMS, profile_section(), "these")
 
 
 def test_rates_are_climbed_until_both_neighbours_are_worse(tmp_path: Path) -> None:
-    runs, made = Runs(tmp_path / "runs.json"), []
+    runs, made = empty(tmp_path), []
     score = dict(zip(RATES, (1.0, 2.0, 3.0, 5.0, 9.0, 4.0), strict=True))
     while missing := runs.missing_rates("default"):
         assert runs.best_rate("default") is None and row("default", runs) is None
         for rate in missing:
             made.append(rate)
-            runs.outcomes[runs._key("default", rate, 0)] = outcome(score[rate])
+            runs.keep("default", rate, 0, outcome(score[rate]))
     assert runs.best_rate("default") == RATES[4]
     assert sorted(made) == list(RATES[2:])  # never the smallest two
     line = row("default", runs)
-    assert line is not None and "| 1 | 0.008 | 10.0 ± 0.0 | 9.0 | 10.0 | 0.5 | 1.00 |" in line
-
-
-def test_arms_are_compared_with_the_default_seed_by_seed(tmp_path: Path) -> None:
-    runs = Runs(tmp_path / "runs.json")
-    for name, scores in (("default", (10.0, 20.0, 30.0)), ("alpha 0.1", (11.0, 23.0, 32.0))):
-        for rate in RATES[1:5]:
-            runs.outcomes[runs._key(name, rate, 0)] = outcome(0.0)
-        for seed, score in enumerate(scores):
-            runs.outcomes[runs._key(name, RATES[2], seed)] = outcome(score)
-    assert minus_default("default", runs) == "–"
-    assert minus_default("alpha 0.1", runs) == "+2.0 ± 0.6"  # 1, 3, 2: deviation 1 over the root of 3
-    assert minus_default("alpha 0.4", runs) == "–"
-
-
-def test_a_kept_run_is_not_made_again(tmp_path: Path) -> None:
-    (tmp_path / "runs.json").write_text(
-        '{"default | 0.002 | 0": {"valid": 1, "test": 2, "tokens": 3, "repeated": 4, "reverse_kl": 5}}'
+    assert (
+        line is not None
+        and "| default | – | 1 | 0.008 | 10.0 | – | 9.0 | – | 48 | 10.0 ± 10.0 | 10.0 | 10.00 | 0.5 |" in line
     )
-    assert Runs(tmp_path / "runs.json").make("default", 2e-3, 0) == Outcome(1, 2, 3, 4, 5)
+    assert line.count(" | ") == HEAD.count(" | ")
+
+
+def test_arms_are_compared_seed_by_seed_with_the_arm_they_name(tmp_path: Path) -> None:
+    runs = empty(tmp_path)
+    name = "unwhitened, without length norm"
+    for arm, scores in (("unwhitened", (10.0, 20.0, 30.0)), (name, (11.0, 23.0, 32.0))):
+        for rate in ARMS[arm].rates:
+            runs.keep(arm, rate, 0, outcome(0.0))
+        for seed, score in enumerate(scores):
+            runs.keep(arm, RATES[2], seed, outcome(1.0, test=score))
+    assert runs.difference("unwhitened", "test") == "–"  # there is no default yet
+    assert runs.difference(name, "test") == "+2.0 ± 0.6"  # 1, 3, 2: deviation 1 over the root of 3
+
+
+def test_a_kept_run_is_found_again_until_what_it_follows_from_changes(tmp_path: Path) -> None:
+    runs, kept = empty(tmp_path), outcome(7.0)
+    runs.keep("alpha 0.4", 2e-3, 1, kept)
+    assert empty(tmp_path).find("alpha 0.4", 2e-3, 1) == kept
+    assert Runs(runs.path, ARMS, profile_section()).find("alpha 0.4", 2e-3, 1) == kept  # inputs: of the newest run
+    renamed = {"mixed more": ARMS["alpha 0.4"]}
+    assert Runs(runs.path, renamed, profile_section(), "these").find("mixed more", 2e-3, 1) == kept
+    others: list[tuple[dict[str, Arm], dict[str, object], str]] = [
+        ({"alpha 0.4": Arm({"teacher_mix_alpha": 0.41})}, {}, "these"),
+        ({"alpha 0.4": Arm(ARMS["alpha 0.4"].settings, start="base")}, {}, "these"),
+        ({"alpha 0.4": Arm(ARMS["alpha 0.4"].settings, prompts="long")}, {}, "these"),
+        (ARMS, {"max_steps": 241}, "these"),
+        (ARMS, {}, "others"),
+    ]
+    for arms, changes, inputs in others:
+        other = Runs(runs.path, arms, {**profile_section(), **changes}, inputs)
+        assert other.find("alpha 0.4", 2e-3, 1) is None
+
+
+def test_a_run_in_this_process_comes_to_the_numbers_of_the_stages(
+    answerable: Path,
+) -> None:
+    """Another rate, mixing and seed than the profile's; the stages get them by way of profile and table."""
+    changes, seed, stage = {"learning_rate": 2e-2, "teacher_mix_alpha": 0.5}, 3, in_folder(answerable)
+    runs = ToyRuns("small")
+    found = runs.run(runs.settings(changes), Path("runs/small/init"), seed)
+    for name, value in changes.items():
+        edit(answerable / MINI, f"{SMALL}.minillm.{name}", value)
+    edit(answerable / MINI, "hardware.on_collapse", "ignore")
+    edit(answerable / "params.yaml", "seed", seed)
+    stage(minillm.main, "small", "minillm")
+    stage(respond.main, "small", "minillm", "toy_id")
+    stage(rouge.main, "small", "minillm", "toy_id")
+    assert found.valid == curve(answerable, "minillm", "valid_rouge_l", "small")
+    assert len(set(found.valid)) == 3, "training changes nothing here"
+    assert found.rollout_kl == curve(answerable, "minillm", "reverse_kl", "small")[-1]
+    assert found.best_step == read_json(answerable / "runs/small/minillm/meta.json")["best_step"]
+    score = read_json(answerable / "scores/small/minillm/toy_id.json")
+    assert (found.test, found.tokens) == (score["rouge_l"]["mean"], score["response_tokens"]["mean"])
+    assert found.test > 0
+
+
+def test_a_run_whose_numbers_fail_has_its_best_weights_as_outcome(
+    answerable: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(run: MiniLLMRun, loss: float, chosen: list[int], norm: float) -> None:
+        if run.step == 4:
+            raise DivergedError("step 4: the loss is nan; lower `learning_rate`", [])
+
+    runs, start = ToyRuns("small"), Path("runs/small/init")
+    teacher = {name: weights.clone() for name, weights in runs.teacher.state_dict().items()}
+    whole = runs.run(runs.settings({"max_steps": 3}), start, 0)
+    monkeypatch.setattr(MiniLLMRun, "_require_finite", fail)
+    failed = runs.run(runs.settings({"schedule": "constant"}), start, 0)
+    assert failed.collapse == "step 4: the loss is nan"
+    assert len(failed.valid) == 2 and failed.best_step in (0, 3)
+    assert (failed.valid, failed.test, failed.kl) == (whole.valid, whole.test, whole.kl)  # the three steps are the same
+    assert all(torch.equal(weights, teacher[name]) for name, weights in runs.teacher.state_dict().items())
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+from distill.project.table import read_table
 from distill.scoring import changes
 from distill.scoring.comparison import Comparison as Compared
 from distill.scoring.comparison import to_json
+from stages.check import check_profile
 from tasks.comparison import compare
 from tasks.errors import RebuildError
 from tasks.grid import Point, Sweep, read_sweep, write_settings
@@ -18,6 +21,8 @@ from tasks.metrics import Change, Comparison, Value, compare_with, lower_is_bett
 from tasks.progress import describe, duration
 from tasks.report import Report
 from tasks.schedule import Ending, Outcome
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_numbers_of_a_metrics_file() -> None:
@@ -143,6 +148,20 @@ def test_settings_keep_comments(tmp_path: Path) -> None:
         write_settings(tmp_path, {"params.yaml:trian.seed": 1})
     with pytest.raises(RebuildError, match=r"there is no other\.yaml"):
         write_settings(tmp_path, {"other.yaml:seed": 1})
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_point_of_a_shipped_sweep_is_a_sound_setting(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for point in read_sweep(file).points:
+        for source in ("params.yaml", "profiles/toy.yaml"):
+            (tmp_path / source).parent.mkdir(exist_ok=True)
+            shutil.copyfile(ROOT / source, tmp_path / source)
+        write_settings(tmp_path, point.settings)
+        read_table()
+        check_profile("toy")
 
 
 def test_points_are_ranked_and_a_loss_the_other_way_round() -> None:

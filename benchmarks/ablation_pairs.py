@@ -1,0 +1,147 @@
+"""Where do teacher mixing and the policy gradient help? MiniLLM with and without each, on one ground after another.
+
+A ground is everything else: where the student starts, how large it is, how long it trains, on which prompts, with which
+returns. On each ground the arms differ in the one part, share start, teacher and rollout seeds, and have their learning
+rates chosen as in `benchmarks.ablations`.
+
+    python -m benchmarks.ablation_pairs [--arms NAME ...] [--workers 2]
+
+It writes docs/ablation_pairs_table.md (`--arms` without a name: of what is there); finished runs are kept in
+docs/ablation_pairs_runs.jsonl. Starts that the pipeline does not make are trained first, by its own stages, and kept in
+.resume/starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.ablations import ARMS as ABLATIONS
+from benchmarks.ablations import DEFAULT, HIGHER, SAME, profile_section
+from benchmarks.ablations import KEPT as ABLATIONS_KEPT
+from benchmarks.kept_runs import Arm, Runs, spread, toy, value_of, workers
+from benchmarks.toy_runs import Prompts
+from benchmarks.workspace import ROOT, edit_yaml, run, toy_run_place
+from distill.project.files import write_text
+
+KEPT = Path("docs/ablation_pairs_runs.jsonl")
+STARTS: dict[str, dict[str, Any]] = {
+    "6 epochs": {"init.epochs": 6},
+    "1 layer of 32": {"model.init.n_layer": 1, "model.init.n_embd": 32},
+}
+"""Starts made here: what of the student's section differs from the shipped profile's."""
+PARTS: dict[str, dict[str, Any]] = {
+    "without mixing": {"teacher_mix_alpha": 0.0},
+    "alpha 1": {"teacher_mix_alpha": 1.0},
+    "without policy gradient": {"policy_gradient": False},
+}
+"""What an arm changes on its ground."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What the arms of a comparison share."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    start: str = "init"
+    prompts: Prompts = "all"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    rates: tuple[float, ...] = SAME
+    parts: tuple[str, ...] = tuple(PARTS)
+
+    def arms(self, name: str) -> dict[str, Arm]:
+        """The whole method on this ground, and with each part changed; compared with the whole."""
+        changes = {name: {}, **{f"{name}, {part}": PARTS[part] for part in self.parts}}
+        return {
+            arm: Arm({**self.settings, **change}, self.start, name, self.seeds, self.prompts, self.rates)
+            for arm, change in changes.items()
+        }
+
+
+GROUNDS: dict[str, Ground] = {
+    "early start": Ground(start="6 epochs"),
+    "small student": Ground(start="1 layer of 32"),
+    "long answers": Ground(prompts="long"),
+    "shipped length": Ground(
+        {"max_steps": 480, "evaluate_every": 96}, seeds=(0, 1), parts=("without mixing", "alpha 1")
+    ),
+}
+SINGLE = "without policy gradient"
+EXACT = {"rewards": "expected", "return_from": "next", "discount": 1.0, "whiten": "none"}
+ON_DEFAULT: dict[str, Arm] = {
+    DEFAULT: ABLATIONS[DEFAULT],
+    SINGLE: Arm(PARTS[SINGLE], rates=HIGHER),
+    f"{SINGLE}, without mixing": Arm({**PARTS[SINGLE], **PARTS["without mixing"]}, against=SINGLE, rates=SAME),
+    "alpha 1": Arm(PARTS["alpha 1"], rates=HIGHER),
+    f"alpha 1, {SINGLE}": Arm({**PARTS[SINGLE], **PARTS["alpha 1"]}, against="alpha 1", rates=SAME),
+    "long part by R_{t+1}, a quarter": Arm({**EXACT, "reward_scale": 4.0}, against=SINGLE, rates=SAME),
+    "long part by R_{t+1}, a sixteenth": Arm({**EXACT, "reward_scale": 16.0}, against=SINGLE, rates=SAME),
+}
+"""On the default's own ground: mixing without the policy gradient and the reverse, and a long part of less weight."""
+ARMS = ON_DEFAULT | {name: arm for title, ground in GROUNDS.items() for name, arm in ground.arms(title).items()}
+HEAD = (
+    "| arm | runs | lr | test Rouge-L | difference | on long references | difference | valid Rouge-L | difference "
+    "| answer tokens | repeated 4-grams % | reverse KL, own answers | difference |"
+)
+
+
+def make_start(name: str) -> None:
+    """Train a start of `STARTS` in a scratch folder, unless it is there."""
+    kept = ROOT / ".resume/starts" / name
+    if name not in STARTS or kept.is_dir():
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        place = toy_run_place(Path(folder), "init", {})
+        changes = {f"recipe.students.tiny.{setting}": value for setting, value in STARTS[name].items()}
+        edit_yaml(place / "profiles/toy.yaml", **changes)
+        if any(setting.startswith("model.") for setting in STARTS[name]):
+            (place / "runs/tiny/base").unlink()
+            run(place, "stages.base", "tiny")
+        run(place, "stages.sft", "tiny", "init")
+        shutil.copytree(place / "runs/tiny/init", kept)
+
+
+def row(name: str, runs: Runs) -> str | None:
+    """One line of the table; a difference is the arm's minus that of the whole method on its ground."""
+    outcomes = list(runs.chosen(name).values())
+    if not outcomes:
+        return None
+    cells = [name, str(len(outcomes)), f"{runs.best_rate(name):g}"]
+    for quantity in ("test", "test_long", "valid"):
+        cells += [spread([value_of(o, quantity) for o in outcomes]), runs.difference(name, quantity)]
+    cells += [f"{mean(o.tokens for o in outcomes):.1f}", f"{mean(o.repeated for o in outcomes):.1f}"]
+    cells += [spread([o.kl for o in outcomes], 2), runs.difference(name, "kl")]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(runs: Runs) -> str:
+    """All arms that have a rate."""
+    rows = filter(None, (row(name, runs) for name in runs.arms))
+    return "\n".join([HEAD, "|---" * (HEAD.count(" | ") + 1) + "|", *rows]) + "\n"
+
+
+def main() -> None:
+    """Run the arms, in their order, and write the table after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS), metavar="NAME")
+    parser.add_argument("--seeds", type=int, help="how many seeds of each arm at most, for a first look")
+    parser.add_argument("--workers", type=int, default=2, help="runs at a time, each on one core")
+    arguments = parser.parse_args()
+    inputs = toy().inputs() if arguments.arms else None
+    runs = Runs(ROOT / KEPT, ARMS, profile_section(), inputs, others=[ROOT / ABLATIONS_KEPT])
+    with workers(arguments.workers) as pool:
+        for name in arguments.arms:
+            make_start(ARMS[name].start)
+            runs.complete(pool, name, arguments.seeds)
+            print(row(name, runs), flush=True)
+            write_text(ROOT / "docs/ablation_pairs_table.md", table(runs))
+    write_text(ROOT / "docs/ablation_pairs_table.md", table(runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""The finished runs of a study, one line each in a file of the repository, and the climb of their learning rates."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from benchmarks.toy_runs import Outcome, Prompts, ToyRuns
+from distill.minillm.settings import MiniLLMSettings
+from distill.project.files import read_jsonl, write_text
+
+RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+FIRST = (2e-3, 4e-3)
+"""The rates that are tried first."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """MiniLLM with some settings changed."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    start: str = "init"
+    """The checkpoint the student starts from; `base`, which has seen no instruction, is the weak one."""
+    against: str = "default"
+    """The arm it is compared with."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    prompts: Prompts = "all"
+    rates: tuple[float, ...] = RATES
+    """The rates that may be tried."""
+
+
+@cache
+def toy() -> ToyRuns:
+    """What runs need, read once in each process."""
+    return ToyRuns()
+
+
+def place(start: str) -> Path:
+    """Where a checkpoint to start from lies: one of the student's own, or one that a study made."""
+    own = Path("runs/tiny") / start
+    return own if own.exists() else Path(".resume/starts") / start
+
+
+def measure(settings: MiniLLMSettings, start: str, seed: int, prompts: Prompts) -> Outcome:
+    """One run, in this process."""
+    return toy().run(settings, place(start), seed, prompts)
+
+
+def digest(settings: MiniLLMSettings, start: str, prompts: Prompts) -> str:
+    """A run's settings, those of its preset and those that nobody changed too, as a short hash."""
+    text = json.dumps([settings.model_dump(mode="json"), start, prompts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class Runs:
+    """The finished runs; a line of the file is one of them, with its arm, its settings and its outcome.
+
+    A run is found by what it follows from, not by its name: `recipe` is a hash of all its settings, `inputs` of the
+    data and the models. One whose settings changed is made anew; the old line stays.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        arms: Mapping[str, Arm],
+        section: dict[str, Any],
+        inputs: str | None = None,
+        others: Sequence[Path] = (),
+    ) -> None:
+        """Read what `path` holds, where new runs go, and the `others`, to which none is added.
+
+        `section` is what arms change; `inputs` None takes those of the newest run.
+        """
+        self.path, self.arms, self.section = path, arms, section
+        rows = [row for file in (*others, path) if file.is_file() for row in read_jsonl(file)]
+        self.inputs = inputs or (rows[-1]["inputs"] if rows else "")
+        self.outcomes = {
+            (row["recipe"], row["seed"]): Outcome(**row["outcome"]) for row in rows if row["inputs"] == self.inputs
+        }
+
+    def settings(self, name: str, rate: float) -> MiniLLMSettings:
+        """All settings of an arm at a learning rate."""
+        return MiniLLMSettings.model_validate({**self.section, **self.arms[name].settings, "learning_rate": rate})
+
+    def find(self, name: str, rate: float, seed: int) -> Outcome | None:
+        """A finished run of arm `name`."""
+        arm = self.arms[name]
+        return self.outcomes.get((digest(self.settings(name, rate), arm.start, arm.prompts), seed))
+
+    def keep(self, name: str, rate: float, seed: int, outcome: Outcome) -> None:
+        """Write a finished run down."""
+        arm = self.arms[name]
+        recipe = digest(self.settings(name, rate), arm.start, arm.prompts)
+        said = {"arm": name, "settings": arm.settings, "start": arm.start, "prompts": arm.prompts}
+        row = {**said, "rate": rate, "seed": seed, "recipe": recipe, "inputs": self.inputs, "outcome": asdict(outcome)}
+        before = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
+        write_text(self.path, before + json.dumps(row) + "\n")
+        self.outcomes[recipe, seed] = outcome
+        print(f"{name} | {rate:g} | {seed}: valid {max(outcome.valid):.1f}, test {outcome.test:.1f}", flush=True)
+
+    def make(self, pool: ProcessPoolExecutor, wanted: Sequence[tuple[str, float, int]]) -> None:
+        """Make those of the runs (arm, rate, seed) that are not there."""
+        futures = {}
+        for name, rate, seed in wanted:
+            if self.find(name, rate, seed) is None:
+                arm, settings = self.arms[name], self.settings(name, rate)
+                future = pool.submit(measure, settings, arm.start, seed, arm.prompts)
+                futures[future] = (name, rate, seed)
+        for future in as_completed(futures):
+            self.keep(*futures[future], future.result())
+
+    def complete(self, pool: ProcessPoolExecutor, name: str, count: int | None = None) -> None:
+        """Climb the rates of an arm on its first seed, then run its further seeds, `count` in all, at the best."""
+        seeds = self.arms[name].seeds[:count]
+        while missing := self.missing_rates(name):
+            self.make(pool, [(name, rate, seeds[0]) for rate in missing])
+        rate = self.best_rate(name)
+        assert rate is not None
+        self.make(pool, [(name, rate, seed) for seed in seeds[1:]])
+
+    def best_rate(self, name: str) -> float | None:
+        """The learning rate with the best validation Rouge-L on the first seed; None while it is not known."""
+        tried = self._tried(name)
+        return max(tried, key=lambda rate: tried[rate]) if tried and not self.missing_rates(name) else None
+
+    def missing_rates(self, name: str) -> list[float]:
+        """What is still to be tried: the first rates, then the neighbours of the best so far."""
+        tried, rates = self._tried(name), self.arms[name].rates
+        wanted = set(FIRST) & set(rates) or set(rates[:1])
+        if wanted <= set(tried):
+            best = rates.index(max(tried, key=lambda rate: tried[rate]))
+            wanted = set(rates[max(0, best - 1) : best + 2])
+        return sorted(wanted - set(tried))
+
+    def _tried(self, name: str) -> dict[float, float]:
+        arm = self.arms[name]
+        return {r: max(found.valid) for r in arm.rates if (found := self.find(name, r, arm.seeds[0])) is not None}
+
+    def chosen(self, name: str) -> dict[int, Outcome]:
+        """The runs at the chosen rate, by seed; empty before it is chosen."""
+        rate = self.best_rate(name)
+        found = {} if rate is None else {seed: self.find(name, rate, seed) for seed in self.arms[name].seeds}
+        return {seed: outcome for seed, outcome in found.items() if outcome is not None}
+
+    def difference(self, name: str, quantity: str) -> str:
+        """An arm's mean minus that of the one it is compared with, ± standard error, paired by the seeds both have."""
+        other = self.arms[name].against
+        ours, theirs = self.chosen(name), self.chosen(other) if other != name else {}
+        pairs = [value_of(ours[seed], quantity) - value_of(theirs[seed], quantity) for seed in ours if seed in theirs]
+        return paired(pairs, digits=2 if "kl" in quantity else 1)
+
+
+def value_of(outcome: Outcome, quantity: str) -> float:
+    """A number of an outcome; of `valid` the best."""
+    value = getattr(outcome, quantity)
+    return max(value) if quantity == "valid" else float(value)
+
+
+def paired(differences: Sequence[float], digits: int = 1) -> str:
+    """Mean ± standard error; a dash for fewer than two."""
+    if len(differences) < 2:
+        return "–"
+    return f"{mean(differences):+.{digits}f} ± {stdev(differences) / math.sqrt(len(differences)):.{digits}f}"
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean ± standard deviation; of one value alone no deviation."""
+    middle = f"{mean(values):.{digits}f}"
+    return f"{middle} ± {stdev(values):.{digits}f}" if len(values) > 1 else middle
+
+
+def workers(count: int) -> ProcessPoolExecutor:
+    """Processes that make runs, each on one core."""
+    return ProcessPoolExecutor(count, mp_context=get_context("spawn"))
