@@ -197,7 +197,8 @@ import resource, torch
 from distill.minillm.memory import keep_freed_memory
 {}
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-torch.ones(10_000_000)  # 40 MB, which glibc would map anew each time
+for _ in range(16):  # until the heap has its size
+    torch.ones(10_000_000)  # 40 MB, which glibc would map anew each time
 before = faults()
 for _ in range(5):
     torch.ones(10_000_000)
@@ -213,4 +214,4 @@ def test_memory_that_a_run_frees_stays_with_it() -> None:
         command = [sys.executable, "-c", FREED_AND_TAKEN.format(told)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         found.append(int(done.stdout))
-    assert found[1] * 3 < found[0]
+    assert found[1] * 10 < found[0]

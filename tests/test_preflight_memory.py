@@ -39,9 +39,9 @@ def test_a_small_run_adds_up_by_hand() -> None:
     held = found.device["batch, backward"]
     assert held["student"] == weights and held["AdamW's moments"] == 2 * weights
     assert held["gradients"] == 0, "the first micro-batch is the last: none are there yet"
-    # 2 rows of 16 tokens; a layer keeps 28 numbers a unit of width with GPT-2's own GELU, and two masks of dropout; on
+    # 2 rows of 16 tokens; a layer keeps 16 numbers a unit of width with one-kernel GELU, and two masks of dropout; on
     # a CPU attention with dropout keeps three squares a head; at the end the last norm's input, its output, the head's
-    kept = 28 * 8 + 2 * 8 + 3 * 2 * 16
+    kept = 16 * 8 + 2 * 8 + 3 * 2 * 16
     assert held["activations"] == 4 * 32 * (2 * kept + 3 * 8)
     assert held["logits"] == 4 * 3 * 20 * 32  # three tensors over 2 x 10 response tokens
     assert estimate(RUN, Placement(micro_batch=2)).device["batch, backward"]["gradients"] == weights
