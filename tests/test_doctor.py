@@ -89,7 +89,7 @@ def test_a_sequence_longer_than_the_model_stops(examine: Callable[..., tuple[int
 
 
 def test_too_little_memory_stops_and_names_the_setting(examine: Callable[..., tuple[int, str]]) -> None:
-    code, said = examine("--quick", machine=replace(ROOMY, memory=550 * 2**20, available=2**29))
+    code, said = examine("--quick", machine=replace(ROOMY, memory=500 * 2**20, available=2**29))
     assert code == 2 and "stop  small, memory: teacher@mini needs about " in said
     assert "of it are activations (batch, backward): lower hardware.micro_batch" in said
     code, said = examine("--quick", machine=replace(ROOMY, available=2**28))

@@ -172,7 +172,11 @@ def test_a_checkpoint_is_merged_with_the_adapter_beside_it() -> None:
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(dict(plain.named_parameters())[name], parameter, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(logits(plain), wanted, rtol=1e-4, atol=1e-4)
-    assert torch.equal(logits(load_model(Path("done"))), logits(plain))
+    loaded = load_model(Path("done"))
+    for name, parameter in loaded.named_parameters():
+        assert torch.equal(parameter, dict(plain.named_parameters())[name]), name
+    # Loading puts another kernel of the same GELU into a GPT-2: to rounding.
+    torch.testing.assert_close(logits(loaded), logits(plain), rtol=1e-5, atol=1e-5)
     assert read_json(Path("done/adapter/adapter_config.json"))["base_model_name_or_path"] == "base"
 
 
