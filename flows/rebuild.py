@@ -33,7 +33,8 @@ from tasks.dispatch import dispatch
 from tasks.errors import RebuildError
 from tasks.graph import Graph, read_graph
 from tasks.leases import Slots, visible_devices
-from tasks.locks import Holder, clear_dead_entries, hold_clone
+from tasks.leftovers import clear_leftovers
+from tasks.locks import Holder, hold_clone
 from tasks.metrics import Comparison, compare_with
 from tasks.publish import commit, push
 from tasks.report import Report, emit_worse, publish_report
@@ -72,7 +73,7 @@ def rebuild(
         if clone.left_behind:
             log.warning("an earlier run was killed: %s; continuing where it ended", clone.left_behind)
             _bury(clone.left_behind)
-        for sentence in clear_dead_entries(root):
+        for sentence in clear_leftovers(root):
             log.warning(sentence)
         request = Request(tuple(targets or ()), ref, publish, branch, gpus, slots, fail_if_worse)
         try:

@@ -32,7 +32,8 @@ from tasks.errors import RebuildError
 from tasks.graph import Graph, read_graph
 from tasks.grid import Point, Sweep, read_sweep
 from tasks.leases import Slots, visible_devices
-from tasks.locks import clear_dead_entries, hold_clone
+from tasks.leftovers import clear_leftovers
+from tasks.locks import hold_clone
 from tasks.metrics import Value, values
 from tasks.points import merge, prepare, promote, save
 from tasks.reproduce import Place
@@ -60,7 +61,7 @@ def sweep(file: str, gpus: list[str] | None = None, slots: int = 2) -> State[Any
                 held = stack.enter_context(hold_clone(clone, str(run_id), log.info, stop.is_set))
                 if held is None:
                     return Cancelled(message="stopped while waiting for another run of this sweep")
-                clear_dead_entries(clone)
+                clear_leftovers(clone)
                 places[point.name] = Place(clone, stop, held.descriptor, box.threads, pull=False, share=False)
             return _build(root, plan, places, box, stop)
     except RebuildError as error:

@@ -28,8 +28,6 @@ from stages.check_models import family_tokenizer, unfit_models
 from stages.recipe import Profile, Recipe, StudentRecipe
 from stages.watched import unwritten_params, unwritten_settings
 
-_MD5 = "0" * 32
-
 
 def main() -> None:
     """Print what was found sound, or every fault at once."""
@@ -43,7 +41,7 @@ def main() -> None:
 
 def found_faults(everything: bool) -> tuple[list[str], int, int]:
     """(faults, profiles looked at, evaluation sets looked at), of what params.yaml names or of everything there is."""
-    faults = lock_faults(Path("dvc.lock"))
+    faults: list[str] = []
     table = _attempt(faults, read_table)
     evaluation = _attempt(faults, lambda: section(PARAMS, "evaluation", EvaluationSettings))
     judge = _attempt(faults, lambda: section(PARAMS, "judge", JudgeSettings))
@@ -74,35 +72,6 @@ def _attempt(faults: list[str], read: Callable[..., Any]) -> Any:
     except SettingsError as error:
         faults.append(str(error))
         return None
-
-
-def lock_faults(path: Path) -> list[str]:
-    """Whether DVC can read its own record of what is built: it writes it in place, and a kill may cut that short."""
-    if not path.exists():
-        return []
-    try:
-        content = read_yaml(path)
-    except SettingsError:
-        content = {}
-    entries = content.get("stages", {})
-    if content.get("schema") == "2.0" and isinstance(entries, dict) and all(map(_is_whole, entries.values())):
-        return []
-    fix = "delete it and run `dvc repro`: what is finished comes back from DVC's cache"
-    return [f"{path} is cut off, because DVC was killed while it wrote it; {fix}"]
-
-
-def _is_whole(entry: Any) -> bool:
-    """Whether one stage of dvc.lock has the parts that DVC insists on."""
-    if not isinstance(entry, dict) or not isinstance(entry.get("cmd"), str | list):
-        return False
-    files = [file for kind in ("deps", "outs") if kind in entry for file in entry[kind] or [None]]
-    params = entry.get("params", {})
-    return (
-        all(isinstance(f, dict) and "path" in f and len(str(f.get("md5", _MD5))) >= len(_MD5) for f in files)
-        and all(isinstance(value, str | int) for f in files for value in f.values())
-        and isinstance(params, dict)
-        and all(isinstance(values, dict) for values in params.values())
-    )
 
 
 def check_profile(family: str) -> Profile:

@@ -1,4 +1,4 @@
-"""One rebuild per clone, and what a killed one leaves behind: its record here, entries in DVC's lock file."""
+"""One rebuild per clone, and who held it before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -94,46 +93,3 @@ def _read_holder(path: Path) -> Holder | None:
 def _write(descriptor: int, text: str) -> None:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, text.encode(), 0)
-
-
-def clear_dead_entries(root: Path) -> list[str]:
-    """Drop the entries of dead processes from DVC's `.dvc/tmp/rwlock`, and nothing else; a sentence for each.
-
-    Call it while holding the clone. A file cut off in the middle of a write is removed.
-    """
-    path = root / ".dvc/tmp/rwlock"
-    if not path.exists():
-        return []
-    with (root / ".dvc/tmp/rwlock.lock").open("a") as guard:  # the lock under which DVC edits the file
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        try:
-            table: dict[str, dict[str, Any]] = json.loads(path.read_text())
-        except json.JSONDecodeError:
-            path.unlink()
-            return ["Removed .dvc/tmp/rwlock, which a killed process had left cut off."]
-        dead: set[tuple[int, str]] = set()
-        for mode, entries in table.items():
-            for held, infos in list(entries.items()):
-                listed = infos if isinstance(infos, list) else [infos]
-                alive = [info for info in listed if _is_dvc(info["pid"])]
-                dead |= {(info["pid"], info["cmd"]) for info in listed if info not in alive}
-                if not alive:
-                    del entries[held]
-                elif mode == "read":
-                    entries[held] = alive
-        if dead:
-            aside = path.with_suffix(".part")
-            aside.write_text(json.dumps(table))
-            os.replace(aside, path)
-        return [f"Released the DVC locks of process {pid} ({command}), which is dead." for pid, command in sorted(dead)]
-
-
-def _is_dvc(pid: int) -> bool:
-    """Whether `pid` is a living DVC process, not an unreaped zombie nor a stranger that got the number."""
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and "dvc" in " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:  # somebody else's: leave it to them
-        return True

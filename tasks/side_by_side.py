@@ -23,7 +23,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from tasks.errors import RebuildError
 from tasks.graph import read_graph
 from tasks.leases import Lease, Slots, visible_devices
-from tasks.locks import clear_dead_entries, hold_clone
+from tasks.leftovers import clear_leftovers
+from tasks.locks import hold_clone
 from tasks.processes import DVC, Command
 from tasks.schedule import BROKEN, MOVED, Finish, Node, Outcome, nodes_of, run_nodes
 
@@ -109,7 +110,7 @@ def main() -> int:
     with hold_clone(root, "none", say, stop.is_set) as clone:
         if clone is None:
             return 130
-        for sentence in clear_dead_entries(root):
+        for sentence in clear_leftovers(root):
             say(sentence)
         try:
             graph = read_graph(root, arguments.targets)

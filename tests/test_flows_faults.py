@@ -164,6 +164,18 @@ def test_a_killed_run_is_recognised(
     assert not processes_in(repository)
 
 
+def test_a_dvc_lock_that_a_kill_cut_off_is_mended(
+    repository: Path, prefect_server: Server, client: SyncPrefectClient
+) -> None:
+    assert build().is_completed()
+    log, lock = ran(repository), repository / "dvc.lock"
+    lock.write_text(lock.read_text()[:300] + "\n  a: [")
+    state = build()
+    assert state.is_completed()
+    assert ran(repository) == log, "all of it came from the run cache"
+    until(lambda: any(line.startswith("dvc.lock was cut off by a kill") for line in logged(client, state)))
+
+
 def test_a_second_rebuild_says_who_it_waits_for(
     repository: Path, prefect_server: Server, client: SyncPrefectClient, held: Path
 ) -> None:

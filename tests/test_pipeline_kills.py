@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tasks.leftovers import clear_leftovers
 from tests.tiny_pipeline import built, dvc, environment, make, results, start, weights
 
 # Python runs this file in every process that is started with its folder on PYTHONPATH: once a file that matches
@@ -132,25 +133,6 @@ def test_dvc_sees_nothing_of_what_a_kill_left(tmp_path: Path, tmp_path_factory: 
     assert json.loads(dvc(root, "status", "--json")) == {}
 
 
-@pytest.mark.parametrize("left", [0.0, 0.5, 0.98])
-def test_a_cut_off_dvc_lock_is_explained(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, left: float) -> None:
-    """DVC writes dvc.lock in place, so a kill may leave a part of it."""
-    root = Path(shutil.copytree(built(tmp_path_factory), tmp_path / "repository"))
-    lock = root / "dvc.lock"
-    whole = lock.read_text()
-    lock.write_text(whole[: int(len(whole) * left)] + ("\n  a: [" if left else ""))
-    ran = subprocess.run(
-        [sys.executable, "-m", "stages.check"], cwd=root, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 2
-    assert "dvc.lock is cut off" in ran.stderr
-    assert ran.stderr.endswith("delete it and run `dvc repro`: what is finished comes back from DVC's cache\n")
-    lock.unlink()
-    said = dvc(root, "repro")
-    assert "Running stage 'sft" not in said
-    assert "Running stage 'minillm" not in said
-
-
 def test_a_full_disk(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     room = ("unshare", "--mount", "--map-root-user")
     if subprocess.run([*room, "true"], capture_output=True, check=False).returncode:
@@ -196,7 +178,7 @@ def test_soak(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
             os.killpg(process.pid, number)
             kills += 1
         said = process.communicate(timeout=120)[0]
-        mend(root)
+        clear_leftovers(root)  # as `make repro` does: the kill may have fallen into DVC's writing of dvc.lock
         if process.returncode == 0:
             assert results(root) == results(reference)
             root = make(tmp_path / str(kills))
@@ -205,11 +187,3 @@ def test_soak(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     dvc(root, "repro")
     assert results(root) == results(reference)
     assert weights(root) == weights(reference)
-
-
-def mend(root: Path) -> None:
-    """What `stages.check` asks for when the kill fell into DVC's writing of dvc.lock."""
-    command = [sys.executable, "-m", "stages.check"]
-    ran = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, check=False)
-    if "dvc.lock is cut off" in ran.stderr:
-        (root / "dvc.lock").unlink()

@@ -71,3 +71,13 @@ def test_ctrl_c_leaves_no_orphan_and_the_next_run_continues(repository: Path) ->
     assert not Path(f"/proc/{worker}").exists()
     change(repository, "left: 60", "left: 1")
     assert finished(start(repository))[0] == 0
+
+
+def test_a_dvc_lock_that_a_kill_cut_off_is_mended(repository: Path) -> None:
+    assert finished(start(repository))[0] == 0
+    log, lock = ran(repository), repository / "dvc.lock"
+    lock.write_text(lock.read_text()[:300] + "\n  a: [")
+    code, said = finished(start(repository))
+    assert code == 0, said
+    assert "dvc.lock was cut off by a kill" in said
+    assert ran(repository) == log, "all of it came from the run cache"
