@@ -13,7 +13,6 @@ docs/ablation_pairs_runs.jsonl. Starts that the pipeline does not make are train
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -22,12 +21,12 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.ablations import ARMS as ABLATIONS
-from benchmarks.ablations import DEFAULT, HIGHER, SAME, profile_section
+from benchmarks.ablations import DEFAULT, profile_section
 from benchmarks.ablations import KEPT as ABLATIONS_KEPT
-from benchmarks.kept_runs import Arm, Runs, spread, toy, value_of, workers
+from benchmarks.kept_runs import RATES, Arm, Runs, spread, value_of
+from benchmarks.study import Study, main
 from benchmarks.toy_runs import Prompts
 from benchmarks.workspace import ROOT, edit_yaml, run, toy_run_place
-from distill.project.files import write_text
 
 KEPT = Path("docs/ablation_pairs_runs.jsonl")
 STARTS: dict[str, dict[str, Any]] = {
@@ -51,7 +50,7 @@ class Ground:
     start: str = "init"
     prompts: Prompts = "all"
     seeds: tuple[int, ...] = (0, 1, 2)
-    rates: tuple[float, ...] = SAME
+    rates: tuple[float, ...] = RATES
     parts: tuple[str, ...] = tuple(PARTS)
 
     def arms(self, name: str) -> dict[str, Arm]:
@@ -75,12 +74,12 @@ SINGLE = "without policy gradient"
 EXACT = {"rewards": "expected", "return_from": "next", "discount": 1.0, "whiten": "none"}
 ON_DEFAULT: dict[str, Arm] = {
     DEFAULT: ABLATIONS[DEFAULT],
-    SINGLE: Arm(PARTS[SINGLE], rates=HIGHER),
-    f"{SINGLE}, without mixing": Arm({**PARTS[SINGLE], **PARTS["without mixing"]}, against=SINGLE, rates=SAME),
-    "alpha 1": Arm(PARTS["alpha 1"], rates=HIGHER),
-    f"alpha 1, {SINGLE}": Arm({**PARTS[SINGLE], **PARTS["alpha 1"]}, against="alpha 1", rates=SAME),
-    "long part by R_{t+1}, a quarter": Arm({**EXACT, "reward_scale": 4.0}, against=SINGLE, rates=SAME),
-    "long part by R_{t+1}, a sixteenth": Arm({**EXACT, "reward_scale": 16.0}, against=SINGLE, rates=SAME),
+    SINGLE: Arm(PARTS[SINGLE]),
+    f"{SINGLE}, without mixing": Arm({**PARTS[SINGLE], **PARTS["without mixing"]}, against=SINGLE),
+    "alpha 1": Arm(PARTS["alpha 1"]),
+    f"alpha 1, {SINGLE}": Arm({**PARTS[SINGLE], **PARTS["alpha 1"]}, against="alpha 1"),
+    "long part by R_{t+1}, a quarter": Arm({**EXACT, "reward_scale": 4.0}, against=SINGLE),
+    "long part by R_{t+1}, a sixteenth": Arm({**EXACT, "reward_scale": 16.0}, against=SINGLE),
 }
 """On the default's own ground: mixing without the policy gradient and the reverse, and a long part of less weight."""
 ARMS = ON_DEFAULT | {name: arm for title, ground in GROUNDS.items() for name, arm in ground.arms(title).items()}
@@ -119,29 +118,16 @@ def row(name: str, runs: Runs) -> str | None:
     return f"| {' | '.join(cells)} |"
 
 
-def table(runs: Runs) -> str:
-    """All arms that have a rate."""
-    rows = filter(None, (row(name, runs) for name in runs.arms))
-    return "\n".join([HEAD, "|---" * (HEAD.count(" | ") + 1) + "|", *rows]) + "\n"
-
-
-def main() -> None:
-    """Run the arms, in their order, and write the table after each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS), metavar="NAME")
-    parser.add_argument("--seeds", type=int, help="how many seeds of each arm at most, for a first look")
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, each on one core")
-    arguments = parser.parse_args()
-    inputs = toy().inputs() if arguments.arms else None
-    runs = Runs(ROOT / KEPT, ARMS, profile_section(), inputs, others=[ROOT / ABLATIONS_KEPT])
-    with workers(arguments.workers) as pool:
-        for name in arguments.arms:
-            make_start(ARMS[name].start)
-            runs.complete(pool, name, arguments.seeds)
-            print(row(name, runs), flush=True)
-            write_text(ROOT / "docs/ablation_pairs_table.md", table(runs))
-    write_text(ROOT / "docs/ablation_pairs_table.md", table(runs))
-
+STUDY = Study(
+    ARMS,
+    profile_section(),
+    KEPT,
+    Path("docs/ablation_pairs_table.md"),
+    HEAD,
+    row,
+    others=[ABLATIONS_KEPT],
+    prepare=lambda arm: make_start(arm.start),
+)
 
 if __name__ == "__main__":
-    main()
+    main(STUDY, __doc__)

@@ -12,14 +12,13 @@ a line of docs/ablations_runs.jsonl and is not made again unless its settings, t
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.kept_runs import Arm, Runs, spread, toy, value_of, workers
+from benchmarks.kept_runs import Arm, Runs, spread, value_of
+from benchmarks.study import Study, main
 from benchmarks.workspace import ROOT
-from distill.project.files import write_text
 from distill.project.settings import lookup, read_yaml
 
 KEPT = Path("docs/ablations_runs.jsonl")
@@ -32,34 +31,29 @@ HEAD = (
 
 UNWHITENED = {"whiten": "none", "discount": 1.0, "rewards": "sampled", "return_from": "current"}
 FIVE = (0, 1, 2, 3, 4)
-# Where the grid is cut short. The default is best at 4e-3, better at 2e-3 than at 8e-3.
-SAME: tuple[float, ...] = (4e-3,)
-LOWER, HIGHER, FAR = (2e-3, 4e-3), (4e-3, 8e-3), (5e-4, 2e-3)
 DEFAULT = "default"
 ARMS: dict[str, Arm] = {
     DEFAULT: Arm(seeds=FIVE),
-    "sampled rewards": Arm({"rewards": "sampled"}, seeds=FIVE, rates=SAME),
-    "sampled rewards, closed-form baseline": Arm(
-        {"rewards": "sampled", "baseline": "closed_form"}, seeds=FIVE, rates=SAME
-    ),
+    "sampled rewards": Arm({"rewards": "sampled"}, seeds=FIVE),
+    "sampled rewards, closed-form baseline": Arm({"rewards": "sampled", "baseline": "closed_form"}, seeds=FIVE),
     "unwhitened": Arm(UNWHITENED),
-    "unwhitened, without length norm": Arm({**UNWHITENED, "length_norm": False}, against="unwhitened", rates=FAR),
-    "unwhitened, without single step": Arm({**UNWHITENED, "single_step": False}, against="unwhitened", rates=FAR),
-    "without single step": Arm({"single_step": False, "rewards": "sampled"}, rates=FAR),
-    "without length norm": Arm({"length_norm": False}, rates=SAME),
-    "without teacher mixing (alpha 0)": Arm({"teacher_mix_alpha": 0.0}, rates=LOWER),
-    "without policy gradient": Arm({"policy_gradient": False}, rates=HIGHER),
-    "with L_PT": Arm({"lm_coef": 0.1}, rates=SAME),
-    "preset paper": Arm({"preset": "paper"}, rates=LOWER),
-    "preset reference": Arm({"preset": "reference"}, rates=LOWER),
+    "unwhitened, without length norm": Arm({**UNWHITENED, "length_norm": False}, against="unwhitened"),
+    "unwhitened, without single step": Arm({**UNWHITENED, "single_step": False}, against="unwhitened"),
+    "without single step": Arm({"single_step": False, "rewards": "sampled"}),
+    "without length norm": Arm({"length_norm": False}),
+    "without teacher mixing (alpha 0)": Arm({"teacher_mix_alpha": 0.0}),
+    "without policy gradient": Arm({"policy_gradient": False}),
+    "with L_PT": Arm({"lm_coef": 0.1}),
+    "preset paper": Arm({"preset": "paper"}),
+    "preset reference": Arm({"preset": "reference"}),
     "weak start": Arm(start="base"),
     "weak start, without teacher mixing": Arm({"teacher_mix_alpha": 0.0}, start="base", against="weak start"),
     "weak start, without policy gradient": Arm({"policy_gradient": False}, start="base", against="weak start"),
-    "whitened over the padded grid": Arm({"whiten": "grid"}, rates=SAME),
-    "alpha 0.1": Arm({"teacher_mix_alpha": 0.1}, rates=SAME),
-    "alpha 0.4": Arm({"teacher_mix_alpha": 0.4}, rates=SAME),
-    "alpha 0.7": Arm({"teacher_mix_alpha": 0.7}, rates=SAME),
-    "alpha 1": Arm({"teacher_mix_alpha": 1.0}, rates=HIGHER),
+    "whitened over the padded grid": Arm({"whiten": "grid"}),
+    "alpha 0.1": Arm({"teacher_mix_alpha": 0.1}),
+    "alpha 0.4": Arm({"teacher_mix_alpha": 0.4}),
+    "alpha 0.7": Arm({"teacher_mix_alpha": 0.7}),
+    "alpha 1": Arm({"teacher_mix_alpha": 1.0}),
     "unwhitened, without teacher mixing": Arm({**UNWHITENED, "teacher_mix_alpha": 0.0}, against="unwhitened"),
 }
 
@@ -88,27 +82,7 @@ def row(name: str, runs: Runs) -> str | None:
     return f"| {' | '.join(cells)} |"
 
 
-def table(runs: Runs) -> str:
-    """All arms that have a rate."""
-    rows = filter(None, (row(name, runs) for name in runs.arms))
-    return "\n".join([HEAD, "|---" * (HEAD.count(" | ") + 1) + "|", *rows]) + "\n"
-
-
-def main() -> None:
-    """Run the arms, in their order, and write the table after each."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS), metavar="NAME")
-    parser.add_argument("--seeds", type=int, help="how many seeds of each arm at most, for a first look")
-    parser.add_argument("--workers", type=int, default=2, help="runs at a time, each on one core")
-    arguments = parser.parse_args()
-    runs = Runs(ROOT / KEPT, ARMS, profile_section(), toy().inputs() if arguments.arms else None)
-    with workers(arguments.workers) as pool:
-        for name in arguments.arms:
-            runs.complete(pool, name, arguments.seeds)
-            print(row(name, runs), flush=True)
-            write_text(ROOT / "docs/ablations_table.md", table(runs))
-    write_text(ROOT / "docs/ablations_table.md", table(runs))
-
+STUDY = Study(ARMS, profile_section(), KEPT, Path("docs/ablations_table.md"), HEAD, row)
 
 if __name__ == "__main__":
-    main()
+    main(STUDY, __doc__)

@@ -6,10 +6,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -107,25 +105,14 @@ class Runs:
         self.outcomes[recipe, seed] = outcome
         print(f"{name} | {rate:g} | {seed}: valid {max(outcome.valid):.1f}, test {outcome.test:.1f}", flush=True)
 
-    def make(self, pool: ProcessPoolExecutor, wanted: Sequence[tuple[str, float, int]]) -> None:
-        """Make those of the runs (arm, rate, seed) that are not there."""
-        futures = {}
-        for name, rate, seed in wanted:
-            if self.find(name, rate, seed) is None:
-                arm, settings = self.arms[name], self.settings(name, rate)
-                future = pool.submit(measure, settings, arm.start, seed, arm.prompts)
-                futures[future] = (name, rate, seed)
-        for future in as_completed(futures):
-            self.keep(*futures[future], future.result())
-
-    def complete(self, pool: ProcessPoolExecutor, name: str, count: int | None = None) -> None:
-        """Climb the rates of an arm on its first seed, then run its further seeds, `count` in all, at the best."""
-        seeds = self.arms[name].seeds[:count]
-        while missing := self.missing_rates(name):
-            self.make(pool, [(name, rate, seeds[0]) for rate in missing])
+    def wanted(self, name: str, count: int | None = None) -> list[tuple[str, float, int]]:
+        """The runs (arm, rate, seed) to make next: rates on the first seed, then seeds, `count` in all, at the best."""
+        seeds, missing = self.arms[name].seeds[:count], self.missing_rates(name)
+        if missing:
+            return [(name, rate, seeds[0]) for rate in missing]
         rate = self.best_rate(name)
         assert rate is not None
-        self.make(pool, [(name, rate, seed) for seed in seeds[1:]])
+        return [(name, rate, seed) for seed in seeds if self.find(name, rate, seed) is None]
 
     def best_rate(self, name: str) -> float | None:
         """The learning rate with the best validation Rouge-L on the first seed; None while it is not known."""
@@ -176,8 +163,3 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     """Mean ± standard deviation; of one value alone no deviation."""
     middle = f"{mean(values):.{digits}f}"
     return f"{middle} ± {stdev(values):.{digits}f}" if len(values) > 1 else middle
-
-
-def workers(count: int) -> ProcessPoolExecutor:
-    """Processes that make runs, each on one core."""
-    return ProcessPoolExecutor(count, mp_context=get_context("spawn"))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import study
 from benchmarks.ablations import ARMS, HEAD, STEPS, profile_section, row
 from benchmarks.gradient_variance import BATCH, BATCHES, GROUPS, Moments, settings_of
 from benchmarks.kept_runs import RATES, Arm, Runs
@@ -74,6 +78,36 @@ def test_rates_are_climbed_until_both_neighbours_are_worse(tmp_path: Path) -> No
         and "| default | – | 1 | 0.008 | 10.0 | – | 9.0 | – | 48 | 10.0 ± 10.0 | 10.0 | 10.00 | 0.5 |" in line
     )
     assert line.count(" | ") == HEAD.count(" | ")
+
+
+class AtOnce(Executor):
+    """Runs what it is given before it returns, so that the order is always the same."""
+
+    def submit(self, call: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(call(*given, **named))
+        return future
+
+
+def test_a_study_keeps_its_order_and_no_worker_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = {"first": Arm(seeds=(0, 1)), "second": Arm({"teacher_mix_alpha": 0.0}, seeds=(0, 1))}
+    began: list[tuple[str, float, int]] = []
+
+    def measure(settings: MiniLLMSettings, start: str, seed: int, prompts: str) -> Outcome:
+        name = "first" if settings.teacher_mix_alpha else "second"
+        began.append((name, settings.learning_rate, seed))
+        return outcome(9.0 if settings.learning_rate == 4e-3 else 1.0)
+
+    monkeypatch.setattr(study, "measure", measure)
+    runs = Runs(tmp_path / "runs.jsonl", arms, profile_section(), "these")
+    study.complete(AtOnce(), 2, runs, list(arms))
+    assert began == [
+        *[("first", 2e-3, 0), ("first", 4e-3, 0)],
+        *[("first", 8e-3, 0), ("second", 2e-3, 0)],  # the third rate depends on the first two, and leaves a worker
+        *[("first", 4e-3, 1), ("second", 4e-3, 0)],
+        *[("second", 8e-3, 0), ("second", 4e-3, 1)],
+    ]
+    assert not [job for name in arms for job in runs.wanted(name)]
 
 
 def test_arms_are_compared_seed_by_seed_with_the_arm_they_name(tmp_path: Path) -> None:
