@@ -19,6 +19,11 @@ from distill.project.files import read_jsonl, write_text
 RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 FIRST = (2e-3, 4e-3)
 """The rates that are tried first."""
+CLOSE = 1.5
+"""Validation Rouge-L; rates that differ by less on one seed are told apart by two. Seeds of one arm differ by 0.8."""
+
+Job = tuple[str, float, int]
+"""A run: arm, learning rate, seed."""
 
 
 @dataclass(frozen=True)
@@ -105,32 +110,44 @@ class Runs:
         self.outcomes[recipe, seed] = outcome
         print(f"{name} | {rate:g} | {seed}: valid {max(outcome.valid):.1f}, test {outcome.test:.1f}", flush=True)
 
-    def wanted(self, name: str, count: int | None = None) -> list[tuple[str, float, int]]:
-        """The runs (arm, rate, seed) to make next: rates on the first seed, then seeds, `count` in all, at the best."""
-        seeds, missing = self.arms[name].seeds[:count], self.missing_rates(name)
-        if missing:
-            return [(name, rate, seeds[0]) for rate in missing]
-        rate = self.best_rate(name)
-        assert rate is not None
-        return [(name, rate, seed) for seed in seeds if self.find(name, rate, seed) is None]
+    def wanted(self, name: str, count: int | None = None) -> list[Job]:
+        """The runs to make next; none when the arm is complete, with `count` seeds at most."""
+        seeds = self.arms[name].seeds[:count]
+        jobs, rate = self._climb(name, seeds)
+        return jobs or [(name, rate, seed) for seed in seeds if self.find(name, rate, seed) is None]
 
     def best_rate(self, name: str) -> float | None:
-        """The learning rate with the best validation Rouge-L on the first seed; None while it is not known."""
-        tried = self._tried(name)
-        return max(tried, key=lambda rate: tried[rate]) if tried and not self.missing_rates(name) else None
+        """The learning rate with the best validation Rouge-L; None while it is not known."""
+        jobs, rate = self._climb(name, self.arms[name].seeds)
+        return None if jobs else rate
 
-    def missing_rates(self, name: str) -> list[float]:
-        """What is still to be tried: the first rates, then the neighbours of the best so far."""
-        tried, rates = self._tried(name), self.arms[name].rates
-        wanted = set(FIRST) & set(rates) or set(rates[:1])
-        if wanted <= set(tried):
-            best = rates.index(max(tried, key=lambda rate: tried[rate]))
-            wanted = set(rates[max(0, best - 1) : best + 2])
-        return sorted(wanted - set(tried))
+    def _climb(self, name: str, seeds: Sequence[int]) -> tuple[list[Job], float]:
+        """The runs that are still needed to choose a rate, and the choice once there are none.
 
-    def _tried(self, name: str) -> dict[float, float]:
-        arm = self.arms[name]
-        return {r: max(found.valid) for r in arm.rates if (found := self.find(name, r, arm.seeds[0])) is not None}
+        Rates are climbed on the first seed until both neighbours of the best are worse. Those within `CLOSE` of it are
+        run with the second seed too; the best mean wins, once its own neighbours were tried.
+        """
+        rates = self.arms[name].rates
+        found = self._values(name, seeds[0])
+        first = set(FIRST) & set(rates) or set(rates[:1])
+        if not first <= set(found):
+            return [(name, rate, seeds[0]) for rate in sorted(first - set(found))], rates[0]
+        second = self._values(name, seeds[1]) if len(seeds) > 1 else {}
+        top = max(found, key=lambda rate: found[rate])
+        close = [rate for rate in found if found[rate] > found[top] - CLOSE]
+        best = max(close, key=lambda rate: mean([found[rate], second.get(rate, found[rate])]))
+        for jobs in (
+            [(name, rate, seeds[0]) for rate in _neighbours(rates, top) if rate not in found],
+            [(name, rate, seeds[1]) for rate in close if len(close) > 1 < len(seeds) and rate not in second],
+            [(name, rate, seeds[0]) for rate in _neighbours(rates, best) if rate not in found],
+        ):
+            if jobs:
+                return jobs, best
+        return [], best
+
+    def _values(self, name: str, seed: int) -> dict[float, float]:
+        """Validation Rouge-L of the finished runs with a seed, by rate."""
+        return {r: max(o.valid) for r in self.arms[name].rates if (o := self.find(name, r, seed)) is not None}
 
     def chosen(self, name: str) -> dict[int, Outcome]:
         """The runs at the chosen rate, by seed; empty before it is chosen."""
@@ -144,6 +161,11 @@ class Runs:
         ours, theirs = self.chosen(name), self.chosen(other) if other != name else {}
         pairs = [value_of(ours[seed], quantity) - value_of(theirs[seed], quantity) for seed in ours if seed in theirs]
         return paired(pairs, digits=2 if "kl" in quantity else 1)
+
+
+def _neighbours(rates: Sequence[float], rate: float) -> Sequence[float]:
+    place = rates.index(rate)
+    return rates[max(0, place - 1) : place + 2]
 
 
 def value_of(outcome: Outcome, quantity: str) -> float:

@@ -62,22 +62,40 @@ def empty(tmp_path: Path) -> Runs:
     return Runs(tmp_path / "runs.jsonl", ARMS, profile_section(), "these")
 
 
+def climb(runs: Runs, name: str, values: dict[int, dict[float, float]]) -> list[tuple[float, int]]:
+    """Make the runs that an arm wants before it has a rate, with these outcomes by seed and rate; which they were."""
+    made = []
+    while runs.best_rate(name) is None:
+        assert row(name, runs) is None
+        for _, rate, seed in runs.wanted(name):
+            made.append((rate, seed))
+            runs.keep(name, rate, seed, outcome(values[seed][rate]))
+    return made
+
+
 def test_rates_are_climbed_until_both_neighbours_are_worse(tmp_path: Path) -> None:
-    runs, made = empty(tmp_path), []
+    runs = empty(tmp_path)
     score = dict(zip(RATES, (1.0, 2.0, 3.0, 5.0, 9.0, 4.0), strict=True))
-    while missing := runs.missing_rates("default"):
-        assert runs.best_rate("default") is None and row("default", runs) is None
-        for rate in missing:
-            made.append(rate)
-            runs.keep("default", rate, 0, outcome(score[rate]))
+    made = climb(runs, "default", {0: score})
     assert runs.best_rate("default") == RATES[4]
-    assert sorted(made) == list(RATES[2:])  # never the smallest two
+    assert made == [(rate, 0) for rate in RATES[2:]]  # never the smallest two
     line = row("default", runs)
     assert (
         line is not None
         and "| default | – | 1 | 0.008 | 10.0 | – | 9.0 | – | 48 | 10.0 ± 10.0 | 10.0 | 10.00 | 0.5 |" in line
     )
     assert line.count(" | ") == HEAD.count(" | ")
+    assert runs.wanted("default") == [("default", RATES[4], seed) for seed in (1, 2, 3, 4)]
+    assert runs.wanted("default", 1) == []
+
+
+def test_rates_that_are_close_on_one_seed_are_told_apart_by_two(tmp_path: Path) -> None:
+    runs = empty(tmp_path)
+    first = dict(zip(RATES, (1.0, 2.0, 6.0, 5.0, 3.0, 1.0), strict=True))
+    second = dict(zip(RATES, (1.0, 2.0, 5.0, 6.5, 9.0, 1.0), strict=True))
+    made = climb(runs, "default", {0: first, 1: second})
+    assert made == [(RATES[2], 0), (RATES[3], 0), (RATES[1], 0), (RATES[2], 1), (RATES[3], 1), (RATES[4], 0)]
+    assert runs.best_rate("default") == RATES[3]  # 5.75 against 5.5; the higher one is not close on the first seed
 
 
 class AtOnce(Executor):
@@ -115,9 +133,9 @@ def test_arms_are_compared_seed_by_seed_with_the_arm_they_name(tmp_path: Path) -
     name = "unwhitened, without length norm"
     for arm, scores in (("unwhitened", (10.0, 20.0, 30.0)), (name, (11.0, 23.0, 32.0))):
         for rate in ARMS[arm].rates:
-            runs.keep(arm, rate, 0, outcome(0.0))
+            runs.keep(arm, rate, 0, outcome(1.0))
         for seed, score in enumerate(scores):
-            runs.keep(arm, RATES[2], seed, outcome(1.0, test=score))
+            runs.keep(arm, RATES[2], seed, outcome(9.0, test=score))
     assert runs.difference("unwhitened", "test") == "–"  # there is no default yet
     assert runs.difference(name, "test") == "+2.0 ± 0.6"  # 1, 3, 2: deviation 1 over the root of 3
 
