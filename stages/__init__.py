@@ -1,0 +1,8 @@
+"""The stages of the pipeline and other commands: `python -m stages.NAME`."""
+
+import sys
+
+from distill.project.errors import answer_early_interrupt
+
+if sys.argv[0] == "-m":  # so Python calls it while it looks for the module to run as a command
+    answer_early_interrupt()

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 EXIT_FULL_DISK = 1
@@ -23,6 +23,8 @@ EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 _HARDLY_FREE = 2**20
+_CONTINUE = "nothing half-written was kept; run the same command to continue"
+_INTERRUPTED, _TERMINATED = f"interrupted: {_CONTINUE}", f"terminated: {_CONTINUE}"
 
 
 class DistillError(Exception):
@@ -58,6 +60,21 @@ class Terminated(BaseException):
     """SIGTERM has arrived, as `KeyboardInterrupt` says that Ctrl-C was pressed."""
 
 
+def answer_early_interrupt() -> None:
+    """Let Ctrl-C during a command's imports, before `run_stage`, be answered by its sentence instead of a traceback.
+
+    Python then ends itself by the signal, as it would have done.
+    """
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print(_INTERRUPTED, file=sys.stderr)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = hook
+
+
 def run_stage(main: Callable[[], None]) -> None:
     """Run a command's `main`; show what a person can mend, or has asked for, without a traceback.
 
@@ -74,8 +91,7 @@ def run_stage(main: Callable[[], None]) -> None:
         raise SystemExit(EXIT_BAD_INPUT) from None
     except (KeyboardInterrupt, Terminated) as stop:
         pressed = isinstance(stop, KeyboardInterrupt)
-        word = "interrupted" if pressed else "terminated"
-        print(f"{word}: nothing half-written was kept; run the same command to continue", file=sys.stderr)
+        print(_INTERRUPTED if pressed else _TERMINATED, file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED if pressed else EXIT_TERMINATED) from None
     except Exception as error:
         if not is_full_disk(error):
