@@ -67,7 +67,7 @@ GROUNDS: dict[str, Ground] = {
     "small student": Ground(start="1 layer of 32"),
     "long answers": Ground(prompts="long"),
     "shipped length": Ground(
-        {"max_steps": 480, "evaluate_every": 96}, seeds=(0, 1), parts=("without mixing", "alpha 1")
+        {"max_steps": 480, "evaluate_every": 96}, rates=(4e-3,), seeds=(0, 1), parts=("without mixing", "alpha 1")
     ),
 }
 SINGLE = "without policy gradient"
@@ -84,8 +84,9 @@ ON_DEFAULT: dict[str, Arm] = {
 """On the default's own ground: mixing without the policy gradient and the reverse, and a long part of less weight."""
 ARMS = ON_DEFAULT | {name: arm for title, ground in GROUNDS.items() for name, arm in ground.arms(title).items()}
 HEAD = (
-    "| arm | runs | lr | test Rouge-L | difference | on long references | difference | valid Rouge-L | difference "
-    "| answer tokens | repeated 4-grams % | reverse KL, own answers | difference |"
+    "| arm | runs | lr | test Rouge-L | difference | at one lr | on long references | difference | at one lr "
+    "| valid Rouge-L | difference | at one lr | answer tokens | repeated 4-grams % "
+    "| reverse KL, own answers | difference | at one lr |"
 )
 
 
@@ -112,9 +113,11 @@ def row(name: str, runs: Runs) -> str | None:
         return None
     cells = [name, str(len(outcomes)), f"{runs.best_rate(name):g}"]
     for quantity in ("test", "test_long", "valid"):
-        cells += [spread([value_of(o, quantity) for o in outcomes]), runs.difference(name, quantity)]
+        cells += [spread([value_of(o, quantity) for o in outcomes])]
+        cells += [runs.difference(name, quantity), runs.difference(name, quantity, same_rate=True)]
     cells += [f"{mean(o.tokens for o in outcomes):.1f}", f"{mean(o.repeated for o in outcomes):.1f}"]
-    cells += [spread([o.kl for o in outcomes], 2), runs.difference(name, "kl")]
+    cells += [spread([o.kl for o in outcomes], 2)]
+    cells += [runs.difference(name, "kl"), runs.difference(name, "kl", same_rate=True)]
     return f"| {' | '.join(cells)} |"
 
 

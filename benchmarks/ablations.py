@@ -24,8 +24,8 @@ from distill.project.settings import lookup, read_yaml
 KEPT = Path("docs/ablations_runs.jsonl")
 STEPS = {"max_steps": 160, "evaluate_every": 40}
 HEAD = (
-    "| arm | against | runs | lr | test Rouge-L | difference | valid Rouge-L | difference | best steps "
-    "| answer tokens ± over answers | repeated 4-grams % | reverse KL, own answers "
+    "| arm | against | runs | lr | test Rouge-L | difference | at one lr | valid Rouge-L | difference | at one lr "
+    "| best steps | answer tokens ± over answers | repeated 4-grams % | reverse KL, own answers "
     "| at the last step: valid Rouge-L | answer tokens | reverse KL | collapsed |"
 )
 
@@ -72,7 +72,8 @@ def row(name: str, runs: Runs) -> str | None:
     against = runs.arms[name].against
     cells = [name, against if against != name else "–", str(len(outcomes)), f"{runs.best_rate(name):g}"]
     for quantity in ("test", "valid"):
-        cells += [spread([value_of(o, quantity) for o in outcomes]), runs.difference(name, quantity)]
+        cells += [spread([value_of(o, quantity) for o in outcomes])]
+        cells += [runs.difference(name, quantity), runs.difference(name, quantity, same_rate=True)]
     cells += [", ".join(str(o.best_step) for o in outcomes)]
     cells += [f"{mean(o.tokens for o in outcomes):.1f} ± {mean(o.tokens_std for o in outcomes):.1f}"]
     cells += [f"{mean(o.repeated for o in outcomes):.1f}", spread([o.kl for o in outcomes], 2)]

@@ -111,10 +111,16 @@ class Runs:
         print(f"{name} | {rate:g} | {seed}: valid {max(outcome.valid):.1f}, test {outcome.test:.1f}", flush=True)
 
     def wanted(self, name: str, count: int | None = None) -> list[Job]:
-        """The runs to make next; none when the arm is complete, with `count` seeds at most."""
-        seeds = self.arms[name].seeds[:count]
+        """The runs to make next; none when the arm is complete, with `count` seeds at most.
+
+        First those that choose its rate, then its further seeds, then the arm it is compared with at the same rate.
+        """
+        arm = self.arms[name]
+        seeds = arm.seeds[:count]
         jobs, rate = self._climb(name, seeds)
-        return jobs or [(name, rate, seed) for seed in seeds if self.find(name, rate, seed) is None]
+        compared = [who for who in dict.fromkeys([name, arm.against]) if who in self.arms]
+        seeded = [(who, rate, seed) for who in compared for seed in seeds]
+        return jobs or [job for job in seeded if self.find(*job) is None]
 
     def best_rate(self, name: str) -> float | None:
         """The learning rate with the best validation Rouge-L; None while it is not known."""
@@ -152,13 +158,22 @@ class Runs:
     def chosen(self, name: str) -> dict[int, Outcome]:
         """The runs at the chosen rate, by seed; empty before it is chosen."""
         rate = self.best_rate(name)
-        found = {} if rate is None else {seed: self.find(name, rate, seed) for seed in self.arms[name].seeds}
+        return {} if rate is None else self._at(name, rate)
+
+    def _at(self, name: str, rate: float) -> dict[int, Outcome]:
+        found = {seed: self.find(name, rate, seed) for seed in self.arms[name].seeds}
         return {seed: outcome for seed, outcome in found.items() if outcome is not None}
 
-    def difference(self, name: str, quantity: str) -> str:
-        """An arm's mean minus that of the one it is compared with, ± standard error, paired by the seeds both have."""
-        other = self.arms[name].against
-        ours, theirs = self.chosen(name), self.chosen(other) if other != name else {}
+    def difference(self, name: str, quantity: str, same_rate: bool = False) -> str:
+        """An arm's mean minus that of the one it is compared with, ± standard error, paired by the seeds both have.
+
+        Each has its own rate, unless both shall have the arm's.
+        """
+        other, rate = self.arms[name].against, self.best_rate(name)
+        if other == name or other not in self.arms or rate is None:
+            return "–"
+        ours = self.chosen(name)
+        theirs = self._at(other, rate) if same_rate else self.chosen(other)
         pairs = [value_of(ours[seed], quantity) - value_of(theirs[seed], quantity) for seed in ours if seed in theirs]
         return paired(pairs, digits=2 if "kl" in quantity else 1)
 

@@ -82,7 +82,7 @@ def test_rates_are_climbed_until_both_neighbours_are_worse(tmp_path: Path) -> No
     line = row("default", runs)
     assert (
         line is not None
-        and "| default | – | 1 | 0.008 | 10.0 | – | 9.0 | – | 48 | 10.0 ± 10.0 | 10.0 | 10.00 | 0.5 |" in line
+        and "| default | – | 1 | 0.008 | 10.0 | – | – | 9.0 | – | – | 48 | 10.0 ± 10.0 | 10.0 | 10.00 | 0.5 |" in line
     )
     assert line.count(" | ") == HEAD.count(" | ")
     assert runs.wanted("default") == [("default", RATES[4], seed) for seed in (1, 2, 3, 4)]
@@ -137,7 +137,15 @@ def test_arms_are_compared_seed_by_seed_with_the_arm_they_name(tmp_path: Path) -
         for seed, score in enumerate(scores):
             runs.keep(arm, RATES[2], seed, outcome(9.0, test=score))
     assert runs.difference("unwhitened", "test") == "–"  # there is no default yet
+    assert runs.wanted("unwhitened") == [("default", RATES[2], seed) for seed in (0, 1, 2)]  # at the same rate
+    assert not runs.wanted(name)
     assert runs.difference(name, "test") == "+2.0 ± 0.6"  # 1, 3, 2: deviation 1 over the root of 3
+    assert runs.difference(name, "test", same_rate=True) == "+2.0 ± 0.6"
+    for seed, score in enumerate((12.0, 12.0, 12.0)):
+        runs.keep("unwhitened", RATES[3], seed, outcome(9.5 if seed < 2 else 1.0, test=score))
+    assert runs.best_rate("unwhitened") == RATES[3]
+    assert runs.difference(name, "test") == "+10.0 ± 6.1"  # -1, 11, 20, each at its own rate
+    assert runs.difference(name, "test", same_rate=True) == "+2.0 ± 0.6"
 
 
 def test_a_kept_run_is_found_again_until_what_it_follows_from_changes(tmp_path: Path) -> None:

@@ -29,7 +29,11 @@ sys.meta_path.insert(0, Press())
 @pytest.mark.parametrize(
     ("module", "package", "sentence"),
     [
-        ("stages.respond", "pydantic", "interrupted: nothing half-written was kept; run the same command to continue\n"),
+        (
+            "stages.respond",
+            "pydantic",
+            "interrupted: nothing half-written was kept; run the same command to continue\n",
+        ),
         ("stages.check", "pydantic", "interrupted: nothing half-written was kept; run the same command to continue\n"),
         ("tasks.side_by_side", "rich.console", "interrupted: run the same command to continue\n"),
         ("flows.rebuild", "prefect", "interrupted: run the same command to continue\n"),
@@ -40,7 +44,7 @@ def test_ctrl_c_during_imports(tmp_path: Path, module: str, package: str, senten
     variables = {**environment(), "PYTHONPATH": str(tmp_path), "PRESS_AT": package}
     command = [sys.executable, "-m", module]
     ran = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
-    assert ran.stderr == sentence
+    assert ran.stderr == f"{sentence}\n"
     assert ran.returncode == -signal.SIGINT
 
 
