@@ -89,7 +89,7 @@ def distil(experiment: Experiment, settings: MiniLLMSettings, processes: Process
         seed,
         hardware.teacher.dtype,
         # Whole it may not fit where a part of it does.
-        torch.device("cpu") if hardware.teacher.shard else None,
+        torch.device("cpu") if hardware.teacher.shard and processes.count > 1 else None,
     )
     run = MiniLLMRun(
         pair.student,
@@ -109,7 +109,8 @@ def distil(experiment: Experiment, settings: MiniLLMSettings, processes: Process
         experiment.validation(tokenizer, processes),
         on_collapse,
     )
-    fingerprint = experiment.fingerprint(settings, *data, init, experiment.teacher)
+    corpus = [experiment.data / "corpus.parquet"] if settings.lm_coef else []
+    fingerprint = experiment.fingerprint(settings, *data, *corpus, init, experiment.teacher)
     states = ResumeStore(experiment.name, fingerprint)
     restore(run, states)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -102,6 +103,19 @@ def new_run(
         teacher = tiny_model(vocabulary=14, width=24, seed=1, dtype=torch.float32)
     settings = MiniLLMSettings(**{**chosen, **given})
     return MiniLLMRun(student, teacher, Task(PROMPTS, 24, EOS), settings, Machine(16, 32), 0, checksum, on_collapse)
+
+
+def test_what_describes_a_token_does_not_depend_on_how_the_loss_is_normalised() -> None:
+    """The first update, whose rollouts and probabilities are the same."""
+    first = {}
+    for form in ("tokens", "sequences"):
+        run = new_run(normalise=form, max_steps=1)
+        run.train()
+        first[form] = {name: run.curves.points[name][0][1] for name in ("entropy", "clipped", "policy", "single_step")}
+    for name in ("entropy", "clipped"):
+        assert first["tokens"][name] == pytest.approx(first["sequences"][name], rel=1e-5)
+    assert 0 < first["sequences"]["entropy"] < math.log(11)
+    assert first["sequences"]["single_step"] > 2 * first["tokens"]["single_step"], "the loss itself sums a response"
 
 
 def lengths(run: MiniLLMRun) -> list[float]:

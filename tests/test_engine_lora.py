@@ -22,6 +22,7 @@ from distill.models.lora import (
     has_adapter,
     merge_adapter,
     read_adapter,
+    same_shape,
     save_adapter,
     trainable,
 )
@@ -105,6 +106,30 @@ def test_only_the_adapter_can_be_trained_and_in_full_precision() -> None:
     assert {p.dtype for n, p in model.named_parameters() if ".lora_" not in n} == {torch.bfloat16}
     model(input_ids=IDS).logits.float().sum().backward()
     assert any(bool(p.grad is not None and p.grad.any()) for p in trainable(model).values())
+
+
+def test_an_adapter_that_is_read_is_trained_in_full_precision_too() -> None:
+    save_adapter(adapted("llama"), Path("adapter"), None)
+    again = tiny_model("llama", dtype=torch.bfloat16)
+    read_adapter(again, Reference(path="adapter"))
+    stored = load_file("adapter/adapter_model.safetensors")
+    for name, values in trainable(again).items():
+        assert values.dtype == torch.float32
+        assert torch.equal(values, stored[f"base_model.model.{name.replace('.default', '')}"]), "rounded on the way"
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("targets", [None, "all-linear"])
+def test_training_goes_on_with_an_adapter_of_the_wanted_layers_only(architecture: str, targets: Any) -> None:
+    tiny_model(architecture, dtype=torch.float32).save_pretrained("base")
+    base, one = Reference(path="base"), {"gpt2": ("c_proj",), "llama": ("q_proj",)}[architecture]
+    for name, chosen in (("wanted", targets), ("one", one)):
+        save_adapter(adapted(architecture, targets=chosen), Path(name), None)
+    for name, chosen in (("wanted", targets), ("one", one)):
+        assert same_shape(Reference(path=name), LoraSettings(r=2, targets=chosen), base)
+        assert not same_shape(Reference(path=name), LoraSettings(r=4, targets=chosen), base)
+    assert not same_shape(Reference(path="one"), LoraSettings(r=2, targets=targets), base)
+    assert not same_shape(Reference(path="wanted"), LoraSettings(r=2, targets=one), base)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])

@@ -292,3 +292,14 @@ def test_learning_rate_by_hand() -> None:
     cosine = MiniLLMSettings(**shape, schedule="cosine")
     # half-way down the cosine (step 8 of 4…12) lies the mean of peak and floor
     assert [learning_rate(cosine, step) for step in (3, 4, 8, 12)] == pytest.approx([0.8, 0.8, 0.5, 0.2])
+
+
+def test_a_teacher_of_another_precision_may_go_on_with_a_collection() -> None:
+    """Its hidden states were kept in float32, and the run was resumed with the teacher in bfloat16."""
+    tokens, vocabulary = 6, 7
+    known = packed(tokens, vocabulary, dtype=torch.float32)
+    hidden, student_head = torch.randn(tokens, 4), nn.Linear(4, vocabulary)
+    teacher_head = nn.Linear(5, vocabulary)
+    whole, _ = packed_loss(minillm(), hidden, student_head, teacher_head, known, vocabulary)
+    half, _ = packed_loss(minillm(), hidden, student_head, teacher_head.to(torch.bfloat16), known, vocabulary)
+    torch.testing.assert_close(half, whole, rtol=0.02, atol=0.02)

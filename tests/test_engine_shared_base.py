@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 
 from distill.minillm.loop import Machine, MiniLLMRun, Task
@@ -153,6 +154,18 @@ def test_a_fresh_adapter_on_the_teachers_own_base_shares_it() -> None:
     assert torch.equal(logits(pair.student), logits(pair.teacher))
     assert trainable(pair.student)
     assert not has_adapter(pair.teacher)
+
+
+def test_an_adapter_of_the_output_head_is_not_gone_on_with() -> None:
+    """MiniLLM's loss takes the weight of the head itself, past the addition to it."""
+    tiny_model("llama", dtype=torch.float32).save_pretrained("base")
+    shape: dict[str, Any] = {"r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "lm_head"]}
+    get_peft_model(tiny_model("llama", dtype=torch.float32), LoraConfig(**shape)).save_pretrained("adapter")
+    for folder, content in (("init", {"path": "base", "adapter": {"path": "adapter"}}), ("teacher", {"path": "base"})):
+        Path(folder).mkdir()
+        write_json(Path(folder) / "reference.json", content)
+    with pytest.raises(ModelError, match=r"adapter takes in lm_head, the output head .* leave it out"):
+        loaded(LoraSettings(r=2, alpha=4, targets=("q_proj", "lm_head")))
 
 
 def test_shared_tensors_move_together() -> None:

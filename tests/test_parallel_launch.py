@@ -111,8 +111,9 @@ def test_a_hostfile_is_read_or_refused_by_line() -> None:
 
 
 CPU = [
-    ({}, "float16", "recipe.dtype: float16 is not trained on a CPU; use bfloat16"),
+    ({}, "float16", "recipe.dtype: float16 is not trained, AdamW would divide by 0 in it; use bfloat16"),
     ({"zero_stage": 0}, "bfloat16", "use zero_stage: 1"),
+    ({}, "bfloat16", "hardware.zero_stage: null keeps no float32 weights beside bfloat16 ones"),
     ({"teacher": {"dtype": "float16"}}, "float32", "use bfloat16"),
     ({"teacher": {"offload": True, "shard": True}}, "float32", "use offload: false"),
     ({"offload": "optimizer"}, "float32", "use zero_stage: 1 or offload: none"),
@@ -135,9 +136,10 @@ def test_what_cannot_work_is_refused_with_the_nearest_that_does(
 
 def test_sound_settings_have_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert machine_faults(HardwareSettings(processes=2), "bfloat16") == []
+    assert machine_faults(HardwareSettings(processes=2, zero_stage=1), "bfloat16") == []
+    assert machine_faults(HardwareSettings(processes=2), "bfloat16", lora=True) == []  # the adapter is in float32
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    assert machine_faults(HardwareSettings(processes="devices"), "float16") == []
+    assert machine_faults(HardwareSettings(processes="devices"), "float32") == []
     (fault,) = machine_faults(HardwareSettings(processes=4), "float32")
     assert fault.endswith("use processes: 2")
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from distill.generation import decode
 from distill.generation.decode import sample_responses
-from distill.minillm import memory, rollouts, update
+from distill.minillm import rollouts, update
 from distill.minillm.loop import Machine, MiniLLMRun, Task
 from distill.minillm.settings import MiniLLMSettings
 from distill.objectives import kd
@@ -25,12 +25,8 @@ from distill.parallel.launch import EXIT_OUT_OF_MEMORY, HALVINGS, fitting_micro_
 from distill.runs.hardware import HardwareSettings
 from distill.training import supervised
 from distill.training.supervised import train_supervised
-from stages import minillm
 from tests.test_engine_supervised import examples
 from tests.tiny_models import EOS, checksum, tiny_model
-from tests.tiny_pipeline import in_folder
-
-pytest_plugins = ["tests.stage_fixtures"]
 
 PROMPTS = [[3], [1, EOS, 2], [5, 4, 3, 2, 1, 1, 2], [9, 8], [7, 7, 7, 7], [2, 2]]
 
@@ -219,11 +215,3 @@ def test_memory_that_a_run_frees_stays_with_it() -> None:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         found.append(int(done.stdout))
     assert found[1] * 10 < found[0]
-
-
-def test_minillm_keeps_the_memory_that_it_frees(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[bool] = []
-    monkeypatch.setattr(memory, "keep_freed_memory", lambda: told.append((project / "runs/small/minillm").exists()))
-    in_folder(project)(minillm.main, "small", "minillm")
-    assert told == [False]  # once, and before the work
-    assert (project / "runs/small/minillm").exists()

@@ -226,12 +226,15 @@ class MiniLLMRun:
             totals, counts = gradients(self.micro_batch.size)
         else:
             totals, counts = self.micro_batch.run(gradients, self.engine.forget)
-        self._count(self.processes.sum(counts).tolist())
+        known = self.processes.sum(counts).tolist()
+        self._count(known)
         with self.ledger.timed("update"):
             loss, plain, *metrics = self.processes.sum(totals).tolist()
             norm = self.engine.step(rate, partial(self._require_finite, loss + plain, chosen))
         values = dict(zip(METRICS, metrics, strict=True))
         values.pop("reverse_kl")  # the curve of that name is of fresh rollouts
+        if self.settings.normalise == "sequences":  # what describes a token stays a mean over tokens
+            values |= {name: values[name] * len(chosen) / known[0] for name in ("clipped", "entropy")}
         if self.settings.lm_coef:
             values["plain_text"] = plain / self.settings.lm_coef
         self.curves.add(self.step, learning_rate=rate, grad_norm=norm, loss=loss + plain, **values)

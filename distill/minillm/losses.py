@@ -168,7 +168,9 @@ def packed_loss(
     def loss(logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         here = packed.slice(part)
         with torch.no_grad():
-            teacher_logits = teacher_head(here.teacher_hidden)[:, :vocabulary]
+            # A resumed collection may come from a teacher of another precision.
+            known = here.teacher_hidden.to(cast(Tensor, teacher_head.weight).dtype)
+            teacher_logits = teacher_head(known)[:, :vocabulary]
         return token_losses(settings, logits[:, :vocabulary], teacher_logits, here)
 
     found = _ChunkedHeadLoss.apply(student_hidden, weight, bias, loss, chunk)  # type: ignore[no-untyped-call]

@@ -10,7 +10,14 @@ from transformers import PreTrainedModel
 
 from distill.models.checkpoints import Adapted, require_elsewhere
 from distill.models.loading import load_model, load_weights
-from distill.models.lora import add_adapter, merge_adapter, read_adapter, same_shape, with_shared_weights
+from distill.models.lora import (
+    add_adapter,
+    merge_adapter,
+    read_adapter,
+    require_untouched_head,
+    same_shape,
+    with_shared_weights,
+)
 from distill.models.origins import Origin, origin, unmerged_origin
 from distill.models.settings import LoraSettings
 
@@ -51,7 +58,7 @@ def load_pair(
     if lora is None:
         return Pair(_load(start, dtype, device), _load(teacher, teacher_dtype, teacher_device), None, shared=False)
     ours = unmerged_origin(start)
-    goes_on = ours.adapter is not None and same_shape(ours.adapter, lora)
+    goes_on = ours.adapter is not None and same_shape(ours.adapter, lora, ours.base)
     if not goes_on:
         ours = origin(start)
     outside = str(ours.base) != str(start)
@@ -66,7 +73,9 @@ def load_pair(
     other = _adapted_copy(student, theirs) if shared else _load(teacher, teacher_dtype, teacher_device)
     if ours.adapter is not None:
         read_adapter(student, ours.adapter)
-        if not goes_on:
+        if goes_on:
+            require_untouched_head(student, str(ours.adapter))
+        else:
             merge_adapter(student)
     if not goes_on:
         add_adapter(student, lora, seed)

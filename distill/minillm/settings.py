@@ -63,6 +63,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class MiniLLMSettings(Settings):
     """One MiniLLM run: rollouts, rewards, losses, optimiser."""
 
@@ -134,7 +137,7 @@ class MiniLLMSettings(Settings):
     """Where the cosine ends."""
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     """Linear warm-up."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's two decay rates."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-6
     """AdamW's weight decay."""
@@ -172,6 +175,10 @@ class MiniLLMSettings(Settings):
             )
         if self.baseline == "closed_form" and (self.rewards, self.return_from) != ("sampled", "current"):
             raise ValueError("`baseline: closed_form` needs `rewards: sampled` and `return_from: current`")
+        if self.baseline == "closed_form" and not self.policy_gradient:
+            raise ValueError("`baseline` is of the long term, which `policy_gradient: false` leaves out; remove it")
+        if self.schedule == "cosine" and self.min_learning_rate > self.learning_rate:
+            raise ValueError(f"`min_learning_rate` must not be over `learning_rate` ({self.learning_rate:g})")
         if self.lora is not None and self.lora.dropout:
             raise ValueError("MiniLLM's student has no dropout, or its ratio would not be 1; set `lora.dropout: 0`")
         return self

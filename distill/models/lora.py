@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from distill.models.origins import ADAPTER_CONFIG
@@ -35,20 +35,11 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> No
 
     Raises: ModelError when the targets name no layer, or the output head.
     """
-    from peft import LoraConfig
-
-    targets = settings.targets if settings.targets is None or isinstance(settings.targets, str) else [*settings.targets]
-    config = LoraConfig(
-        r=settings.r, lora_alpha=cast(Any, settings.alpha), lora_dropout=settings.dropout, target_modules=targets
-    )
+    config = _configuration(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _inject(model, config, "`lora.targets`")
-    _require_untouched_head(model)
-    for name, parameter in model.named_parameters():
-        # Half precision would lose most updates of an addition; the layer casts its input.
-        if parameter.requires_grad and ".lora_" in name:
-            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+    require_untouched_head(model)
 
 
 def read_adapter(model: PreTrainedModel, source: Reference) -> None:
@@ -85,6 +76,15 @@ def read_adapter(model: PreTrainedModel, source: Reference) -> None:
         )
 
 
+def _configuration(settings: LoraSettings) -> Any:
+    from peft import LoraConfig
+
+    targets = settings.targets if settings.targets is None or isinstance(settings.targets, str) else [*settings.targets]
+    return LoraConfig(
+        r=settings.r, lora_alpha=cast(Any, settings.alpha), lora_dropout=settings.dropout, target_modules=targets
+    )
+
+
 def _inject(model: PreTrainedModel, config: Any, source: str) -> None:
     from peft import inject_adapter_in_model
 
@@ -97,6 +97,10 @@ def _inject(model: PreTrainedModel, config: Any, source: str) -> None:
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{source} and {type(model).__name__} do not fit ({reason}); correct `targets`") from None
+    for name, parameter in model.named_parameters():
+        # Half precision would lose most updates of an addition; the layer casts its input.
+        if ".lora_" in name:
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 def _folder(source: Reference) -> Path:
@@ -113,14 +117,17 @@ def _folder(source: Reference) -> Path:
         ) from None
 
 
-def _require_untouched_head(model: PreTrainedModel) -> None:
-    """MiniLLM's loss takes the head's own weight, so an addition to it would be trained past."""
+def require_untouched_head(model: PreTrainedModel, source: str = "`lora.targets`") -> None:
+    """MiniLLM's loss takes the head's own weight, so an addition to it would be trained past.
+
+    Raises: ModelError when the adapter, which came from `source`, has such an addition.
+    """
     from peft.tuners.lora import LoraLayer
 
     weight = head(model).weight
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer) and module.get_base_layer().weight is weight:
-            raise ModelError(f"`lora.targets` takes in {name}, the output head or what is tied to it; leave it out")
+            raise ModelError(f"{source} takes in {name}, the output head or what is tied to it; leave it out")
 
 
 def has_adapter(model: nn.Module) -> bool:
@@ -179,14 +186,27 @@ def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     return found
 
 
-def same_shape(source: Reference, settings: LoraSettings) -> bool:
-    """Whether an adapter is one that `settings` would make, so that training can go on with it."""
+def same_shape(source: Reference, settings: LoraSettings, base: Reference) -> bool:
+    """Whether an adapter of `base` is one that `settings` would make, so that training can go on with it."""
     if source.path is None:
         return False
-    known = read_json(Path(source.path) / ADAPTER_CONFIG)
-    targets = settings.targets if settings.targets is None or isinstance(settings.targets, str) else [*settings.targets]
-    fits = targets is None or targets == "all-linear" or sorted(known["target_modules"]) == sorted(targets)
-    return fits and known["r"] == settings.r and known["lora_alpha"] == settings.alpha
+    folder = Path(source.path)
+    known = read_json(folder / ADAPTER_CONFIG)
+    if (known["r"], known["lora_alpha"]) != (settings.r, settings.alpha):
+        return False
+    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
+        return set(weights.keys()) == _names(base, settings)
+
+
+def _names(base: Reference, settings: LoraSettings) -> set[str]:
+    """The tensors' names in the file of an adapter that `settings` would make: null and `all-linear` depend on it."""
+    from peft import get_peft_model_state_dict
+
+    config = AutoConfig.from_pretrained(base.name, revision=base.revision or "main", trust_remote_code=False)
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        _inject(skeleton, _configuration(settings), "`lora.targets`")
+    return {f"{_PREFIX}{name}" for name in get_peft_model_state_dict(skeleton, adapter_name=_NAME)}
 
 
 def with_shared_weights(model: PreTrainedModel) -> PreTrainedModel:

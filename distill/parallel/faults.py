@@ -34,13 +34,16 @@ def process_count(hardware: HardwareSettings) -> int:
 def machine_faults(hardware: HardwareSettings, dtype: str, lora: bool = False) -> list[str]:
     """Faults of a machine's settings for a recipe of precision `dtype`, with or without an adapter to train."""
     faults, stage, devices = [], hardware.zero_stage, gpus()
-    if dtype == "float16" and (stage is not None or not devices):
-        where = "on a CPU" if not devices else "under DeepSpeed, whose loss scaling would skip updates"
-        faults.append(f"recipe.dtype: float16 is not trained {where}; use bfloat16")
+    if dtype == "float16":
+        # AdamW's epsilon and small second moments are 0 in it; DeepSpeed's loss scaling would skip updates.
+        faults.append("recipe.dtype: float16 is not trained, AdamW would divide by 0 in it; use bfloat16")
     if hardware.teacher.dtype == "float16" and not devices:
         faults.append("hardware.teacher.dtype: float16 has no kernels on a CPU; use bfloat16")
-    if dtype == "bfloat16" and stage == 0:
-        faults.append("hardware.zero_stage: 0 keeps no float32 weights beside bfloat16 ones; use zero_stage: 1")
+    if dtype == "bfloat16" and not stage and not lora:
+        faults.append(
+            f"hardware.zero_stage: {'null' if stage is None else stage} keeps no float32 weights beside bfloat16 ones, "
+            "and most steps are smaller than their rounding; use zero_stage: 1, or recipe.dtype: float32"
+        )
     if lora and stage is not None:
         faults.append("hardware.zero_stage: an adapter's few weights are not divided; use zero_stage: null")
     if lora and hardware.teacher.offload:
