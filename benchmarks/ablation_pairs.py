@@ -67,7 +67,10 @@ GROUNDS: dict[str, Ground] = {
     "small student": Ground(start="1 layer of 32"),
     "long answers": Ground(prompts="long"),
     "shipped length": Ground(
-        {"max_steps": 480, "evaluate_every": 96}, rates=(4e-3,), seeds=(0, 1), parts=("without mixing", "alpha 1")
+        {"max_steps": 480, "evaluate_every": 96},
+        rates=(4e-3,),
+        seeds=(0, 1, 2, 3, 4),
+        parts=("without mixing", "alpha 1"),
     ),
 }
 SINGLE = "without policy gradient"
