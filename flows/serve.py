@@ -19,6 +19,7 @@ from pathlib import Path
 
 from prefect.settings import get_current_settings
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from tasks.clone import make_clone
 from tasks.errors import RebuildError
@@ -112,9 +113,15 @@ class Serving:
 
 
 def pools_of(schedule: Path) -> list[str]:
-    """The work pools that the deployments of a `prefect.yaml` use."""
-    content: Mapping[str, Sequence[Mapping[str, Mapping[str, str]]]] = YAML(typ="safe").load(schedule)
-    return list(dict.fromkeys(deployment["work_pool"]["name"] for deployment in content["deployments"]))
+    """The work pools that the deployments of a `prefect.yaml` use. Raises: RebuildError when it names none."""
+    try:
+        content: Mapping[str, Sequence[Mapping[str, Mapping[str, str]]]] = YAML(typ="safe").load(schedule)
+        return list(dict.fromkeys(deployment["work_pool"]["name"] for deployment in content["deployments"]))
+    except (OSError, YAMLError, TypeError, KeyError) as error:
+        raise RebuildError(
+            f"{schedule} is no schedule: its `deployments` must be a list, each with `work_pool: {{name: …}}` "
+            f"({type(error).__name__}: {' '.join(str(error).split())}).\nMend it; prefect.yaml is an example."
+        ) from error
 
 
 def main() -> int:
@@ -124,11 +131,14 @@ def main() -> int:
     parser.add_argument("--clone", type=Path, help="where scheduled runs work (default: .prefect/clone)")
     parser.add_argument("--schedule", type=Path, default=Path("prefect.yaml"), help="default: prefect.yaml")
     given = parser.parse_args()
+    if not 0 < given.port < 2**16:
+        parser.error(f"--port {given.port}: a port is a number from 1 to 65535")
     root, home = Path.cwd(), get_current_settings().home.resolve()
     clone = (given.clone or home / "clone").resolve()
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     serving = Serving(home, given.port, clone)
     try:
+        pools_of(given.schedule)
         home.mkdir(parents=True, exist_ok=True)
         print("Preparing a clone for the scheduled runs …", flush=True)
         make_clone(root, clone)

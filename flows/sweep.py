@@ -111,6 +111,7 @@ def main() -> int:
     try:
         if given.promote:
             return _promote(given.file, given.promote, given.branch)
+        read_sweep(given.file)  # its faults are told before a server is started
         gpus = None if given.gpus is None else [device for device in given.gpus.split(",") if device]
         with server(_say):
             state: State[Any] = sweep(str(given.file), gpus, given.slots, return_state=True)

@@ -35,6 +35,9 @@ def main() -> None:
         "--json", type=Path, metavar="FILE", help="write the comparison as JSON to this file; - prints it, and no table"
     )
     arguments = parser.parse_args()
+    for file in (arguments.markdown, arguments.json):
+        if file is not None and file.is_dir():
+            raise SettingsError(f"{file} is a folder; name a file to write the comparison to")
     commit = _run("git", "log", "-1", "--format=%h %s", arguments.rev, "--").strip()
     moved = _dvc("metrics", "diff", arguments.rev)
     metrics = [

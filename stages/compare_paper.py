@@ -28,6 +28,9 @@ def main() -> None:
     for student in arguments.students or results.students(PARAMS):
         path = Path("results") / f"{student}.json"
         if student not in printed.students:
+            if student not in (known := results.students(PARAMS)):
+                names = ", ".join(dict.fromkeys([*known, *printed.students]))
+                raise SettingsError(f"`{student}` is no student of {PARAMS} nor of the paper; use one of: {names}")
             print(f"{student}: no counterpart in the paper ({', '.join(printed.students)} have one).")
             continue
         if not path.is_file():

@@ -51,10 +51,12 @@ def export(student: str, method: str, folder: Path, dtype: str | None) -> None:
     recipe = lookup(read_yaml(profile), "recipe", profile)
     source = Path("runs") / (family if method == TEACHER else student) / method
     if not (source / "meta.json").is_file():
-        built = sorted(path.parent.name for path in source.parent.glob("*/meta.json") if path.parent.name != "base")
-        raise SettingsError(
-            f"{source} is not built; run `dvc repro`, or use one of: {', '.join([*built, TEACHER]) or 'none yet'}"
-        )
+        places = (Path("runs") / student / name for name in ["init", *table.methods])
+        built = [path for path in (*places, Path("runs") / family / TEACHER) if (path / "meta.json").is_file()]
+        known = ", ".join(path.name for path in built)
+        if method not in (TEACHER, "init", *table.methods):
+            raise SettingsError(f"`{method}` is no method of {PARAMS}; use {known or ', '.join(table.methods)}")
+        raise SettingsError(f"{source} is not built; run `dvc repro`{known and f', or use one that is: {known}'}")
     from distill.generation.settings import EvaluationSettings
     from distill.models.checkpoints import quiet_libraries
     from distill.models.loading import load_model

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,20 +52,37 @@ def read_sweep(path: Path) -> Sweep:
         content = YAML(typ="safe").load(path)
     except (OSError, YAMLError) as error:
         raise RebuildError(f"{path} cannot be read: {error}\nSee tasks/grid.py for an example.") from error
-    faults = [] if isinstance(content, dict) else ["it must hold keys and values"]
-    if not faults:
-        faults += [f"unknown key {key!r}" for key in content if key not in _KEYS]
-        faults += [] if isinstance(content.get("metric"), str) else ["`metric` must name one metric"]
-        grid, named = content.get("grid") or {}, content.get("points") or {}
-        faults += [f"{key}: give a list of values" for key, row in grid.items() if not isinstance(row, list) or not row]
-        settings = [*grid, *(key for point in named.values() for key in point)]
-        faults += [f"{key}: write a setting as file:key" for key in settings if ":" not in str(key)]
-        faults += [] if grid or named else ["neither `grid` nor `points` is given"]
+    faults = list(_faults(content)) if isinstance(content, dict) else ["it must hold keys and values"]
     if faults:
         raise RebuildError("\n".join([f"{path} is not a sweep:", *faults, "See tasks/grid.py for an example."]))
+    grid, named = content.get("grid") or {}, content.get("points") or {}
     points = _combinations(grid) if grid else []
     points += [Point(_slug(name), settings) for name, settings in named.items()]
     return Sweep(path.stem, tuple(content.get("targets") or ()), content["metric"], tuple(points))
+
+
+def _faults(content: Mapping[str, Any]) -> Iterator[str]:
+    grid, named, targets = (content.get(key) for key in ("grid", "points", "targets"))
+    yield from (f"unknown key {key!r}" for key in content if key not in _KEYS)
+    if not isinstance(content.get("metric"), str):
+        yield "`metric` must name one metric"
+    if not isinstance(targets or [], list) or not all(isinstance(target, str) for target in targets or []):
+        yield "`targets` must be a list of stages"
+    settings: list[Any] = []
+    if not isinstance(grid or {}, dict):
+        yield "`grid` must hold file:key: [values]"
+    elif grid:
+        yield from (
+            f"{key}: give a list of values" for key, row in grid.items() if not isinstance(row, list) or not row
+        )
+        settings += grid
+    if not isinstance(named or {}, dict) or not all(isinstance(point, dict) for point in (named or {}).values()):
+        yield "`points` must hold name: {file:key: value}"
+    elif named:
+        settings += [key for point in named.values() for key in point]
+    yield from (f"{key}: write a setting as file:key" for key in settings if ":" not in str(key))
+    if not grid and not named:
+        yield "neither `grid` nor `points` is given"
 
 
 def _combinations(grid: Mapping[str, list[Any]]) -> list[Point]:

@@ -101,6 +101,9 @@ def main() -> int:
     parser.add_argument("--slots", type=int, default=2, help="stages side by side (2)")
     arguments = parser.parse_args()
     root, stop = Path.cwd(), threading.Event()
+    if not (root / "dvc.yaml").is_file():
+        print(f"error: {root} holds no pipeline (no dvc.yaml); run this in the folder of the clone", file=sys.stderr)
+        return 2
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
 

@@ -23,9 +23,11 @@ def modules() -> list[Path]:
 
 
 def opening(module: Path) -> str:
-    """The first line of a module's docstring, without its full stop."""
+    """The first line of a module's docstring, or its first paragraph where the line ends in mid-sentence."""
     docstring = ast.get_docstring(ast.parse((ROOT / module).read_text(encoding="utf-8"))) or ""
-    return docstring.partition("\n")[0].rstrip(".")
+    line = docstring.partition("\n")[0]
+    paragraph = " ".join(docstring.split("\n\n")[0].split())
+    return (line if line.endswith((".", ":")) else paragraph).rstrip(".")
 
 
 def updated(text: str) -> str:

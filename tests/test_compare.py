@@ -202,6 +202,12 @@ def test_against_a_commit_that_was_never_built(repository: Path) -> None:
     assert {row["verdict"] for row in told["metrics"]} == {"new"}
 
 
+@pytest.mark.parametrize("option", ["--json", "--markdown"])
+def test_a_folder_is_no_file_to_write_to(repository: Path, option: str) -> None:
+    told = run(repository, sys.executable, "-m", "stages.compare", "HEAD", option, "results", code=2)
+    assert "results is a folder; name a file to write the comparison to" in told
+
+
 def test_unknown_commit_is_one_message(repository: Path) -> None:
     told = run(repository, sys.executable, "-m", "stages.compare", "nonsense", code=2)
     assert "check that this is a git clone with that commit" in told

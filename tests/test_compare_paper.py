@@ -89,6 +89,9 @@ def test_the_command_prints_the_table_and_one_line_for_a_toy(project: Path) -> N
 
 
 def test_what_is_missing_is_said(project: Path) -> None:
+    done = command(project, "gpt2-bse")
+    assert done.returncode == 2
+    assert "`gpt2-bse` is no student of params.yaml nor of the paper; use one of: " in done.stderr
     done = command(project, "opt-1b3")
     assert done.returncode == 2 and "results/opt-1b3.json does not exist; build it with `make repro`" in done.stderr
     write_json(project / "results/opt-1b3.json", {"sft": {"mine": {"rouge_l": score(1, 1)}}})

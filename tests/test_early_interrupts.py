@@ -32,11 +32,12 @@ sys.meta_path.insert(0, Press())
         (
             "stages.respond",
             "pydantic",
-            "interrupted: nothing half-written was kept; run the same command to continue\n",
+            "interrupted: nothing half-written was kept; run the same command to continue",
         ),
-        ("stages.check", "pydantic", "interrupted: nothing half-written was kept; run the same command to continue\n"),
-        ("tasks.side_by_side", "rich.console", "interrupted: run the same command to continue\n"),
-        ("flows.rebuild", "prefect", "interrupted: run the same command to continue\n"),
+        ("stages.check", "pydantic", "interrupted: nothing half-written was kept; run the same command to continue"),
+        ("tasks.side_by_side", "rich.console", "interrupted: run the same command to continue"),
+        ("benchmarks.growth", "torch", "interrupted: run the same command to continue"),
+        ("flows.rebuild", "prefect", "interrupted: run the same command to continue"),
     ],
 )
 def test_ctrl_c_during_imports(tmp_path: Path, module: str, package: str, sentence: str) -> None:

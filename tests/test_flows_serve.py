@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.server import answers
-from tests.small_repository import ask, commit, dvc, free_port, run, until, with_flows
+from tests.small_repository import ROOT, ask, commit, dvc, free_port, run, until, with_flows
 
 pytest_plugins = ["tests.prefect_fixtures"]
 
@@ -68,3 +69,17 @@ def test_a_scheduled_run_from_the_clock_to_the_commit(
     dvc(repository, "checkout", "--quiet")
     assert "up to date" in dvc(repository, "status")
     assert not answers(f"http://127.0.0.1:{port}/api")
+
+
+@pytest.mark.parametrize("text", [None, "deployments: 3\n", "deployments: [{name: x}]\n", "a: [\n"])
+def test_a_schedule_that_cannot_be_read_is_told_before_anything_starts(tmp_path: Path, text: str | None) -> None:
+    schedule = tmp_path / "mine.yaml"
+    if text is not None:
+        schedule.write_text(text)
+    command = [sys.executable, "-m", "flows.serve", "--schedule", str(schedule)]
+    variables = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {schedule} is no schedule: its `deployments` must be a list")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""

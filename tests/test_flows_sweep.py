@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 
 from flows.sweep import sweep
-from tests.small_repository import Server, artifacts, dvc, names, ran, run
+from tests.small_repository import ROOT, Server, artifacts, dvc, names, ran, run
 
 pytest_plugins = ["tests.prefect_fixtures"]
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep:DeprecationWarning")
@@ -50,3 +51,12 @@ def test_a_sweep_builds_shared_stages_once(repository: Path, prefect_server: Ser
     run(repository, "git", "checkout", "--quiet", "best")
     dvc(repository, "checkout", "--quiet")
     assert dvc(repository, "status").strip() == "Data and pipelines are up to date."
+
+
+def test_a_file_that_is_no_sweep_is_told_before_a_server_starts(tmp_path: Path) -> None:
+    variables = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "flows.sweep", "nosuch.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: nosuch.yaml cannot be read")
+    assert "server" not in done.stderr

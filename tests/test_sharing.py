@@ -103,10 +103,19 @@ def test_nothing_else_is_replaced(project: Path) -> None:
     assert (project / "stages/sft.py").is_file()
 
 
-def test_what_is_not_built_is_named(project: Path) -> None:
+def test_what_is_not_built_is_named(project: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(project, tmp_path / "broken"))
     done = command(project, "stages.export", "small", "kd")
     assert done.returncode == 2
-    assert "runs/small/kd is not built; run `dvc repro`, or use one of: init, minillm, sft, teacher" in done.stderr
+    assert done.stderr == "error: `kd` is no method of params.yaml; use init, sft, minillm, teacher\n"
+    shutil.rmtree(project / "runs/small/sft")
+    done = command(project, "stages.export", "small", "sft")
+    assert done.returncode == 2
+    known = "or use one that is: init, minillm, teacher"
+    assert done.stderr == f"error: runs/small/sft is not built; run `dvc repro`, {known}\n"
+    shutil.rmtree(project / "runs")
+    done = command(project, "stages.export", "small", "teacher")
+    assert done.stderr == "error: runs/mini/teacher is not built; run `dvc repro`\n"
 
 
 def test_pushing_wants_a_token_before_any_work(project: Path) -> None:

@@ -139,6 +139,23 @@ def test_all_faults_of_a_sweep_at_once(tmp_path: Path) -> None:
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("grid: [1, 2]", "`grid` must hold file:key: [values]"),
+        ("points: [1]", "`points` must hold name: {file:key: value}"),
+        ("points: {x: 3}", "`points` must hold name: {file:key: value}"),
+        ("targets: 3", "`targets` must be a list of stages"),
+        ("targets: results", "`targets` must be a list of stages"),
+    ],
+)
+def test_a_sweep_of_another_shape_is_explained(tmp_path: Path, text: str, fault: str) -> None:
+    (tmp_path / "bad.yaml").write_text(f"{text}\n")
+    with pytest.raises(RebuildError, match="`metric` must name one metric") as caught:
+        read_sweep(tmp_path / "bad.yaml")
+    assert fault in str(caught.value)
+
+
 def test_settings_keep_comments(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("# what is built\ntrain:\n  seed: 0  # every draw\n  rate: 1e-3\n")

@@ -73,6 +73,13 @@ def test_ctrl_c_leaves_no_orphan_and_the_next_run_continues(repository: Path) ->
     assert finished(start(repository))[0] == 0
 
 
+def test_another_folder_is_refused_and_left_alone(tmp_path: Path) -> None:
+    code, said = finished(start(tmp_path))
+    assert code == 2
+    assert said == f"error: {tmp_path} holds no pipeline (no dvc.yaml); run this in the folder of the clone\n"
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_dvc_lock_that_a_kill_cut_off_is_mended(repository: Path) -> None:
     assert finished(start(repository))[0] == 0
     log, lock = ran(repository), repository / "dvc.lock"
