@@ -68,7 +68,7 @@ GROUNDS: dict[str, Ground] = {
     "long answers": Ground(prompts="long"),
     "shipped length": Ground(
         {"max_steps": 480, "evaluate_every": 96},
-        rates=(4e-3,),
+        rates=RATES[2:5],
         seeds=(0, 1, 2, 3, 4),
         parts=("without mixing", "alpha 1"),
     ),
