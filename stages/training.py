@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from distill.parallel.faults import batch_faults, machine_faults, micro_batch_faults, require
 from distill.parallel.launch import end_worker, fitting_micro_batch, relaunch_if_asked, smaller_next_time
+from distill.parallel.meeting import one_voice
 from distill.parallel.processes import Processes, joined_processes
 from distill.project.errors import DivergedError
 
@@ -33,7 +34,7 @@ def training(
         faults = faults or micro_batch_faults(hardware, batches)
     require(faults, experiment.profile)
     relaunch_if_asked(hardware)
-    with joined_processes() as processes:
+    with one_voice(), joined_processes(hardware.patience) as processes:
         micro_batch = fitting_micro_batch(hardware, next(iter(batches.values())) // processes.count)
         with smaller_next_time(micro_batch):
             yield processes, micro_batch

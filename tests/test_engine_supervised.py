@@ -111,7 +111,7 @@ def trainer(model: PreTrainedModel, rows: Sequence[Example], objective: Any = sf
     settings = recipe(objective)
     signal = given.get("teacher") and TeacherSignal(given["teacher"], rows, 4, keep=given["keep"])
     arguments = training_arguments(settings, HardwareSettings(), Path("scratch"), 0, 3, False, ALONE, model.dtype)
-    watch = supervised._Watch(Progress("test", 1), StopRequest(), 100, ALONE)
+    watch = supervised._Watch(Progress("test", 1), StopRequest(), 100, ALONE, 0)
     return SupervisedTrainer(model, arguments, rows, settings, objective, signal, None, watch, 0)
 
 

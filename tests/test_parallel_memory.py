@@ -21,7 +21,8 @@ from distill.minillm.loop import Machine, MiniLLMRun, Task
 from distill.minillm.settings import MiniLLMSettings
 from distill.objectives import kd
 from distill.parallel import launch
-from distill.parallel.launch import EXIT_OUT_OF_MEMORY, HALVINGS, fitting_micro_batch, smaller_next_time
+from distill.parallel.group import EXIT_OUT_OF_MEMORY
+from distill.parallel.launch import HALVINGS, fitting_micro_batch, smaller_next_time
 from distill.runs.hardware import HardwareSettings
 from distill.training import supervised
 from distill.training.supervised import train_supervised
@@ -180,11 +181,11 @@ def test_a_launched_stage_is_started_again_until_it_fits(monkeypatch: pytest.Mon
     codes = iter([EXIT_OUT_OF_MEMORY, EXIT_OUT_OF_MEMORY, 0])
     tried: list[str] = []
 
-    def run_here(arguments: list[str], processes: int) -> int:
+    def run(arguments: list[str], processes: int, *_: object) -> int:
         tried.append(os.environ.get(HALVINGS, "0"))
         return next(codes)
 
-    monkeypatch.setattr(launch, "run_here", run_here)
+    monkeypatch.setattr(launch, "run", run)
     monkeypatch.setenv(HALVINGS, "0")  # put back after the test
     with pytest.raises(SystemExit) as stop:
         launch.relaunch_if_asked(HardwareSettings(processes=2))

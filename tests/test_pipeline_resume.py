@@ -147,7 +147,7 @@ def flip_one_bit(file: Path) -> None:
 
 def test_a_damaged_newest_state_is_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
     cut_off_at(11, Path("killed"))
-    flip_one_bit(Path("killed/checkpoint-8/optimizer.pt"))
+    flip_one_bit(Path("killed/checkpoint-8/optimiser-00000.safetensors"))
     with at_step(7, cut), pytest.raises(PowerCutError):
         train(Path("killed"))
     assert "killed/checkpoint-8 was cut short or is damaged; going back" in capsys.readouterr().err

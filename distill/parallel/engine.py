@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -34,6 +34,53 @@ class AdamWSettings:
         return torch.optim.AdamW(
             parameters, lr=self.learning_rate, betas=self.betas, eps=1e-8, weight_decay=self.weight_decay
         )
+
+
+class TrainedState(Protocol):
+    """What a training goes on from, whole, whatever the processes divide: the same for any number of them.
+
+    Every process calls a method and goes through what it gives, tensors on the CPU; those of all but the first process
+    may be empty.
+    """
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """What is trained, by the model's own names, in the precision it is trained in."""
+
+    def moments(self) -> Iterator[tuple[str, Tensor]]:
+        """AdamW's state as `<parameter>/<key>`; nothing before its first step."""
+
+    def restore(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+        """Take back what they gave; without `moments` the weights alone."""
+
+
+class PlainState:
+    """Of a model that each process holds whole."""
+
+    def __init__(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        """`optimiser` updates `model`, or its adapter."""
+        self.model, self.optimiser = model, optimiser
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """See `TrainedState`."""
+        return ((name, parameter.detach().cpu()) for name, parameter in trainable(self.model).items())
+
+    def moments(self) -> Iterator[tuple[str, Tensor]]:
+        """See `TrainedState`."""
+        for name, parameter in trainable(self.model).items():
+            for key, value in self.optimiser.state.get(parameter, {}).items():
+                yield f"{name}/{key}", torch.as_tensor(value).cpu()
+
+    def restore(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+        """See `TrainedState`."""
+        with torch.no_grad():
+            for name, parameter in trainable(self.model).items():
+                parameter.copy_(weights[name])
+                if f"{name}/step" in moments:
+                    self.optimiser.state[parameter] = {
+                        # A copy of its own: `moments` may be shared, and AdamW writes into it.
+                        key: moments[f"{name}/{key}"].to("cpu" if key == "step" else parameter.device, copy=True)
+                        for key in MOMENTS
+                    }
 
 
 class Engine(Protocol):
@@ -82,6 +129,7 @@ class PlainEngine:
         self.student, self.trained, self.processes = student, trained, processes
         self.settings = settings
         self.optimiser = settings.over(trainable(student).values())  # all parameters, or a LoRA adapter's
+        self._state = PlainState(student, self.optimiser)
 
     def backward(self, loss: Tensor) -> None:
         """See `Engine`."""
@@ -111,26 +159,15 @@ class PlainEngine:
 
     def weights(self) -> Named:
         """See `Engine`."""
-        named = trainable(self.student).items() if self.processes.is_first else ()
-        return {name: parameter.detach().cpu() for name, parameter in named}
+        return dict(self._state.weights()) if self.processes.is_first else {}
 
     def moments(self) -> Named:
         """See `Engine`."""
-        found: Named = {}
-        for name, parameter in trainable(self.student).items() if self.processes.is_first else ():
-            for key, value in self.optimiser.state.get(parameter, {}).items():
-                found[f"{name}/{key}"] = torch.as_tensor(value).cpu()
-        return found
+        return dict(self._state.moments()) if self.processes.is_first else {}
 
     def restore(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
         """See `Engine`."""
-        self.student.load_state_dict(weights, strict=False)
-        for name, parameter in trainable(self.student).items():
-            if f"{name}/step" in moments:
-                self.optimiser.state[parameter] = {
-                    key: moments[f"{name}/{key}"].to(parameter.device if key != "step" else torch.device("cpu"))
-                    for key in MOMENTS
-                }
+        self._state.restore(weights, moments)
 
     def finish(self, weights: Mapping[str, Tensor]) -> None:
         """See `Engine`."""

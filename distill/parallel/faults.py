@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from distill.parallel.hosts import read_hostfile
+from distill.parallel.slurm import allocated, slurm_faults
 from distill.project.errors import SettingsError
 from distill.runs.hardware import HardwareSettings
 
@@ -28,6 +29,8 @@ def process_count(hardware: HardwareSettings) -> int:
     """
     if hardware.hostfile is not None:
         return sum(host.slots for host in read_hostfile(Path(hardware.hostfile)))
+    if hardware.processes == "slurm":
+        return allocated() or 1
     return max(1, gpus()) if hardware.processes == "devices" else hardware.processes
 
 
@@ -63,9 +66,17 @@ def machine_faults(hardware: HardwareSettings, dtype: str, lora: bool = False) -
         if shutil.which("ssh") is None:
             faults.append("hardware.hostfile needs ssh on PATH; install it, or use `processes` on one machine")
         try:
-            read_hostfile(Path(hardware.hostfile))
+            first = read_hostfile(Path(hardware.hostfile))[0]
         except SettingsError as error:
             faults.append(str(error))
+        else:
+            if first.devices is None and first.slots > devices > 0 and first.is_here():
+                faults.append(
+                    f"{hardware.hostfile}: {first.name} slots={first.slots} is more than the {devices} GPU(s) to be "
+                    f"seen here; use slots={devices}"
+                )
+    elif hardware.processes == "slurm":
+        faults += slurm_faults()
     elif hardware.processes == "devices" and not devices:
         faults.append("hardware.processes: devices, and there is no GPU to be seen; use processes: 1")
     elif isinstance(hardware.processes, int) and hardware.processes > devices > 0:

@@ -1,11 +1,34 @@
-"""A hostfile: the machines that train one model together, in the form of DeepSpeed and MPI."""
+"""A hostfile: the machines that train one model together, in the form of DeepSpeed and MPI, and the way to them."""
 
 from __future__ import annotations
 
+import dataclasses
+import ipaddress
+import json
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill.parallel.group import Place, say, wait_until
 from distill.project.errors import SettingsError
+
+_FORM = "`<host> slots=<processes>`, with `devices=0,1` after it where not the first GPUs of the host are meant"
+# What belongs to one machine or one login; everything else travels: libraries, proxies, keys, this project's own.
+_STAYS = frozenset(
+    {"HOME", "USER", "LOGNAME", "MAIL", "SHELL", "PWD", "OLDPWD", "SHLVL", "_", "TERM", "DISPLAY", "HOSTNAME", "HOST"}
+    | {"TMPDIR", "TMP", "TEMP", "CUDA_VISIBLE_DEVICES"}
+)
+_STAYS_PREFIXES = ("SSH_", "XDG_", "DBUS_", "SLURM_", "LC_", "PREFECT__")
+# Notice a host that does not answer, at the start or later, in seconds instead of the system's minutes.
+_PATIENCE = ("ConnectTimeout=10", "ServerAliveInterval=5", "ServerAliveCountMax=6")
+_EXIT_SSH = 255
+_SECONDS_TO_END = 8.0
 
 
 @dataclass(frozen=True)
@@ -14,6 +37,19 @@ class Host:
 
     name: str
     slots: int
+    devices: str | None = None
+    """CUDA_VISIBLE_DEVICES there."""
+
+    def is_here(self) -> bool:
+        """Whether the name is one of this machine."""
+        if self.name in (socket.gethostname(), socket.getfqdn()):
+            return True
+        try:
+            with socket.socket(socket.AF_INET6 if ":" in (found := _address(self.name)) else socket.AF_INET) as tried:
+                tried.bind((found, 0))  # only an address of this machine can be
+        except OSError:
+            return False
+        return True
 
 
 def read_hostfile(path: Path) -> list[Host]:
@@ -22,18 +58,122 @@ def read_hostfile(path: Path) -> list[Host]:
     Raises: SettingsError naming the line.
     """
     if not path.is_file():
-        raise SettingsError(
-            f"hardware.hostfile: {path} does not exist; write a line `<host> slots=<processes>` for each"
-        )
-    hosts = []
+        raise SettingsError(f"hardware.hostfile: {path} does not exist; write a line {_FORM} for each host")
+    hosts: list[Host] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         words = line.partition("#")[0].split()
         if not words:
             continue
-        slots = words[1].removeprefix("slots=") if len(words) == 2 else ""
-        if not slots.isdigit() or int(slots) < 1:
-            raise SettingsError(f"{path}:{number}: `{line.strip()}` is no host; write `<host> slots=<processes>`")
-        hosts.append(Host(words[0], int(slots)))
+        name, *settings = words
+        given = dict(word.split("=", 1) for word in settings if "=" in word)
+        slots, devices = given.pop("slots", ""), given.pop("devices", None)
+        if given or len(settings) > 2 or any("=" not in w for w in settings) or not slots.isdigit() or int(slots) < 1:
+            raise SettingsError(f"{path}:{number}: `{line.strip()}` is no host; write {_FORM}")
+        if name.startswith("-"):
+            raise SettingsError(f"{path}:{number}: `{name}` is an option of ssh, no host; write {_FORM}")
+        if name in (host.name for host in hosts):
+            raise SettingsError(f"{path}:{number}: `{name}` stands there twice; give it one line with all its slots")
+        if devices is not None and len(set(filter(None, devices.split(",")))) < int(slots):
+            raise SettingsError(f"{path}:{number}: {slots} processes need as many devices, and `{devices}` are fewer")
+        hosts.append(Host(name, int(slots), devices))
     if not hosts:
-        raise SettingsError(f"{path} names no host; write a line `<host> slots=<processes>` for each")
+        raise SettingsError(f"{path} names no host; write a line {_FORM} for each")
     return hosts
+
+
+def meeting_place(hosts: Sequence[Host]) -> str:
+    """The name under which all hosts reach this machine: the first host's, unless each would take it for itself."""
+    first, *others = hosts
+    if not first.is_here():
+        return socket.gethostname()
+    if is_loopback(first.name) and not all(is_loopback(host.name) for host in others):
+        try:
+            _address(socket.gethostname())
+        except OSError:
+            return first.name
+        return socket.gethostname()
+    return first.name
+
+
+class Reached:
+    """The processes of another host, over a connection with which they end."""
+
+    def __init__(self, arguments: Sequence[str], host: Host, place: Place, environment: Mapping[str, str]) -> None:
+        """Start them, in the same folder with the same interpreter."""
+        self.host = host
+        there = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.quote(sys.executable)} -m distill.parallel.agent"
+        options = [word for option in ("BatchMode=yes", *_PATIENCE) for word in ("-o", option)]
+        self.process = subprocess.Popen(
+            ["ssh", "-T", *options, host.name, there],
+            stdin=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C in the terminal is ours to pass on
+        )
+        orders = {
+            "environment": travelling(environment, host),
+            "arguments": list(arguments),
+            "place": dataclasses.asdict(place),
+        }
+        self._write(json.dumps(orders))
+
+    def _write(self, line: str) -> None:
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError, ValueError):  # `poll` says that it has ended
+            self.process.stdin.write(f"{line}\n")
+            self.process.stdin.flush()
+
+    def poll(self) -> int | None:
+        """As `Group.poll`."""
+        code = self.process.poll()
+        if code in (None, 0):
+            return code
+        if code == _EXIT_SSH:
+            say(
+                f"host {self.host.name} cannot be reached, or the connection was lost (ssh's own words are above); "
+                f"mend that until `ssh {self.host.name} true` works, or take it out of the hostfile, then run the same "
+                "command again"
+            )
+        elif code in (126, 127):
+            say(
+                f"host {self.host.name} has no {sys.executable}; put the clone with its .venv on a file system that "
+                "all hosts share"
+            )
+        elif code < 0:
+            ended = f"was ended by {signal.Signals(-code).name}"
+            say(f"ssh to host {self.host.name} {ended}; run the same command to continue")
+        return code if code > 0 else 1
+
+    def ask(self, number: int) -> None:
+        """As `Group.ask`."""
+        self._write(str(int(number)))
+
+    def end(self) -> None:
+        """End the processes, by ending the connection."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        if not wait_until(lambda: self.process.poll() is not None, _SECONDS_TO_END):
+            self.process.kill()
+        self.process.wait()
+
+
+def travelling(environment: Mapping[str, str], host: Host) -> dict[str, str]:
+    """The part of an environment that another host gets, with the devices to use there."""
+    kept = {n: v for n, v in environment.items() if n not in _STAYS and not n.startswith(_STAYS_PREFIXES)}
+    devices = host.devices
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if devices is None and visible is not None and all(name.strip().isdigit() for name in visible.split(",")):
+        devices = visible  # numbers mean the same everywhere; the UUIDs of a lease are this machine's
+    return kept if devices is None else kept | {"CUDA_VISIBLE_DEVICES": devices}
+
+
+def _address(name: str) -> str:
+    return str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
+
+
+def is_loopback(name: str) -> bool:
+    """Whether only this machine knows itself by that name."""
+    try:
+        return ipaddress.ip_address(_address(name)).is_loopback
+    except OSError:
+        return False

@@ -1,52 +1,58 @@
 """A training stage starts itself again as several processes, when its profile asks for more than one.
 
-What torchrun's command line does, called as a library, so that the stage's own exit code arrives. The command that
-DVC knows stays `python -m stages.<stage> …` on every machine.
+The command that DVC knows stays `python -m stages.<stage> …` on every machine. This process is then the launcher: it
+holds the stage's lock and the store where the others meet, starts them here, over ssh or with `srun`, watches all of
+them at once, and ends with what the first one that failed had to say.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
 import signal
-import subprocess
+import socket
 import sys
-import uuid
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from types import FrameType
+from typing import Protocol
 
 from distill.parallel.faults import process_count
-from distill.parallel.hosts import Host, read_hostfile
-from distill.project.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
+from distill.parallel.group import EXIT_OUT_OF_MEMORY, EXIT_SAID, Group, Place
+from distill.parallel.hosts import Host, Reached, is_loopback, meeting_place, read_hostfile
+from distill.parallel.slurm import Started
+from distill.project.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
+from distill.project.running import is_started
 from distill.runs.hardware import HardwareSettings
 
-EXIT_OUT_OF_MEMORY = 75
-"""How a process that shares its update with others says that its micro-batch was too large."""
 HALVINGS = "DISTILL_MICRO_BATCH_HALVINGS"
-"""How often that has happened: the micro-batch of a stage is divided by two so many times."""
-_NODES = "DISTILL_NODE"
-_PORT = 29517
+"""How often memory did not suffice: the micro-batch of a stage is divided by two so many times."""
+_LOOK_EVERY = 0.1
+# Seconds that processes have to end after they were asked to at once, by a second signal.
+_AT_ONCE = 10.0
 
 
 def relaunch_if_asked(hardware: HardwareSettings) -> None:
     """Return at once in one ordinary process and in a started one; otherwise run the stage and exit with its code.
 
-    Raises: SettingsError for a hostfile that cannot be used; SystemExit.
+    Raises: SettingsError for a hostfile or port that cannot be used; KeyboardInterrupt or Terminated when the
+    processes have ended after such a signal; SystemExit.
     """
-    if "WORLD_SIZE" in os.environ:
+    if is_started():
         return
-    if _NODES in os.environ:
-        _run_as_node(os.environ[_NODES])
     hosts = read_hostfile(Path(hardware.hostfile)) if hardware.hostfile else []
     processes = process_count(hardware)
     if not hosts and processes == 1 and hardware.zero_stage is None:
         return
     while True:
-        code = _run_on_hosts(hosts) if hosts else run_here(sys.orig_argv[1:], processes)
+        code = run(sys.orig_argv[1:], processes, hosts, hardware.processes == "slurm", hardware.port)
+        if code == EXIT_INTERRUPTED:
+            raise KeyboardInterrupt
+        if code == EXIT_TERMINATED:
+            raise Terminated
         if code != EXIT_OUT_OF_MEMORY:
-            raise SystemExit(code)
+            raise SystemExit(1 if code == EXIT_SAID else code)
         os.environ[HALVINGS] = str(int(os.environ.get(HALVINGS, "0")) + 1)
         print("out of memory: starting again with half the micro-batch, from the last stored state", file=sys.stderr)
 
@@ -68,7 +74,7 @@ def smaller_next_time(micro_batch: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if micro_batch == 1 or "WORLD_SIZE" not in os.environ or not is_out_of_memory(error):
+        if micro_batch == 1 or not is_started() or not is_out_of_memory(error):
             raise
         said = " ".join(str(error).split())[:200]
         print(f"out of memory at micro-batch {micro_batch}: {said}", file=sys.stderr, flush=True)
@@ -80,77 +86,107 @@ def end_worker() -> None:
 
     Threads of the libraries that connected it can abort there, and good work would be reported as failed.
     """
-    if "WORLD_SIZE" in os.environ:
+    if is_started():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
 
 
-def run_here(arguments: list[str], processes: int) -> int:
-    """Run this interpreter with `arguments` in so many connected processes on this machine; the first exit code."""
-    return _run(arguments, processes, nodes=1, node=0, endpoint="localhost:0")
+class Part(Protocol):
+    """Some of the processes: those of this machine, those of another one, or all that `srun` has started."""
+
+    def poll(self) -> int | None:
+        """None while they run, 0 when all are done, else an exit code, after a sentence that says what happened."""
+
+    def ask(self, number: int) -> None:
+        """Pass a signal on to each of them."""
+
+    def end(self) -> None:
+        """End them and wait until they are gone."""
 
 
-def _run(arguments: list[str], processes: int, nodes: int, node: int, endpoint: str) -> int:
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+def run(
+    arguments: Sequence[str],
+    processes: int,
+    hosts: Sequence[Host] = (),
+    slurm: bool = False,
+    port: int | None = None,
+) -> int:
+    """Run this interpreter with `arguments` in so many connected processes; the exit code of the first that failed.
 
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    alone = nodes == 1
-    config = LaunchConfig(
-        min_nodes=nodes,
-        max_nodes=nodes,
-        nproc_per_node=processes,
-        run_id=str(uuid.uuid4()) if alone else "stage",
-        rdzv_backend="c10d" if alone else "static",
-        rdzv_endpoint=endpoint,
-        rdzv_configs={} if alone else {"rank": node},
-        max_restarts=0,
-        monitor_interval=0.2,
-        logs_specs=DefaultLogsSpecs(),
-    )
-    try:
-        elastic_launch(config, sys.executable)(*arguments)
-    except ChildFailedError as error:
-        codes = [failure.exitcode for failure in error.failures.values()]
-        # Others end because the first did: the one that had something to say is not among the killed.
-        return next((code for code in codes if code > 0), 1)
-    except SignalException as stop:
-        return EXIT_INTERRUPTED if stop.sigval == signal.SIGINT else EXIT_TERMINATED
-    return 0
-
-
-def _run_on_hosts(hosts: list[Host]) -> int:
-    """Start the stage on every host over ssh; all see the same folder, and the first host's processes write.
-
-    A host whose processes fail ends those of the others, which lose their connection.
+    Raises: SettingsError when the port is taken.
     """
-    command = shlex.join([sys.executable, *sys.orig_argv[1:]])
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(("PYTHON", "OMP_", "HF_", "NCCL_", "GLOO_", "DS_", "TORCH_", "TOKENIZERS_", HALVINGS))
-        or name == "PATH"
-    }
-    running = []
+    from distill.parallel.meeting import LOOPBACK, meeting  # torch takes seconds to import
+
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    everywhere = slurm or not all(is_loopback(host.name) for host in hosts)
+    parts: list[Part] = []
+    with _signals() as asked, meeting(port, everywhere) as taken:
+        try:
+            if slurm:
+                parts.append(Started(arguments, processes, f"{socket.gethostname()}:{taken}", environment))
+            elif hosts:
+                parts += _on_hosts(arguments, processes, hosts, taken, environment)
+            else:
+                parts.append(Group(arguments, Place(0, processes, processes, f"{LOOPBACK}:{taken}"), environment))
+            return _watch(parts, asked)
+        finally:
+            for part in parts:
+                part.end()
+
+
+def _on_hosts(
+    arguments: Sequence[str], processes: int, hosts: Sequence[Host], port: int, environment: Mapping[str, str]
+) -> Iterator[Part]:
+    """The first host's processes start here, if this is the first host, and the others' over ssh."""
+    address, first = f"{meeting_place(hosts)}:{port}", 0
     for number, host in enumerate(hosts):
-        nodes = f"{len(hosts)},{number},{host.slots},{hosts[0].name}:{_PORT}"
-        settings = shlex.join(f"{name}={value}" for name, value in {**kept, _NODES: nodes}.items())
-        script = f"cd {shlex.quote(str(Path.cwd()))} && env {settings} {command}"
-        # Twice -t: the remote processes end with the connection.
-        running.append(
-            subprocess.Popen(["ssh", "-tt", "-o", "BatchMode=yes", host.name, script], stdin=subprocess.DEVNULL)
-        )
+        place = Place(first, host.slots, processes, address, host.name)
+        first += host.slots
+        if number == 0 and host.is_here():
+            own = {} if host.devices is None else {"CUDA_VISIBLE_DEVICES": host.devices}
+            yield Group(arguments, place, {**environment, **own})
+        else:
+            yield Reached(arguments, host, place, environment)
+
+
+def _watch(parts: Sequence[Part], asked: list[int]) -> int:
+    """Until all are done or one has failed; signals that arrive meanwhile are passed on."""
+    deadline = float("inf")
+    seen = 0
+    while True:
+        codes = [part.poll() for part in parts]
+        if failed := [code for code in codes if code]:
+            return _asked_for(failed[0], asked)
+        if all(code == 0 for code in codes):
+            return 0
+        for number in asked[seen:]:
+            for part in parts:
+                part.ask(number)
+            seen += 1
+            if seen == 2:
+                deadline = time.monotonic() + _AT_ONCE
+        if time.monotonic() > deadline:
+            return _asked_for(EXIT_TERMINATED, asked)
+        time.sleep(_LOOK_EVERY)
+
+
+def _asked_for(code: int, asked: Sequence[int]) -> int:
+    """The exit code that says how the run was stopped, if it was: srun's processes all hear SIGTERM."""
+    return EXIT_INTERRUPTED if code == EXIT_TERMINATED and asked[:1] == [signal.SIGINT] else code
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Inside, Ctrl-C and SIGTERM are noted: the processes store their state and end, and so do we."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        codes = [process.wait() for process in running]
+        yield asked
     finally:
-        for process in running:
-            process.terminate()
-    return EXIT_OUT_OF_MEMORY if EXIT_OUT_OF_MEMORY in codes else next((code for code in codes if code), 0)
-
-
-def _run_as_node(place: str) -> NoReturn:
-    """On a host that `_run_on_hosts` has reached: run this host's processes and exit with their code."""
-    nodes, node, processes, endpoint = place.split(",")
-    raise SystemExit(_run(sys.orig_argv[1:], int(processes), int(nodes), int(node), endpoint))
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -6,6 +6,7 @@ what it was given.
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -80,8 +81,11 @@ def device() -> torch.device:
 
 
 @contextmanager
-def joined_processes() -> Iterator[Processes]:
-    """The processes that a launcher has started, connected inside; `ALONE` where there was none."""
+def joined_processes(patience: float | None = None) -> Iterator[Processes]:
+    """The processes that a launcher has started, connected inside; `ALONE` where there was none.
+
+    An exchange in which one waits for another for more than `patience` seconds fails; None takes torch's own limit.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield ALONE  # DeepSpeed in one process connects it to itself
@@ -91,7 +95,8 @@ def joined_processes() -> Iterator[Processes]:
     # Tensors on the CPU go over gloo in any case; the trainer or DeepSpeed may have connected us already.
     started = not dist.is_initialized()
     if started:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        limit = None if patience is None else datetime.timedelta(seconds=patience)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=limit)
     yield Processes(dist.get_rank(), dist.get_world_size())
     # Only after success: with an error here, the others may be waiting in the middle of something.
     if started and dist.is_initialized():

@@ -117,6 +117,7 @@ class ZeroEngine:
         config = zero_config(hardware, inner.dtype, 1, clip)
         config["managed_gradient_accumulation"] = False  # the loop knows when an update is complete
         self.trained, *_ = self.deepspeed.initialize(model=module, optimizer=optimiser, config=config)
+        self._state = ZeroState(self.trained, inner, self.stage or 0)
         if self.stage == 3:
             # The head's weight is used beside its module's own forward, chunk by chunk.
             for parameter in head(inner).parameters():
@@ -154,39 +155,20 @@ class ZeroEngine:
 
     def weights(self) -> Named:
         """In float32 where that is what AdamW updates."""
-        return self._collected(None)
+        return self._kept(self._state.weights())
 
     def moments(self) -> Named:
-        """AdamW's step is one number for all."""
-        states = self._states()
-        if not states or not next(iter(states.values())):
-            return {}
-        step = torch.as_tensor(next(iter(states.values()))["step"]).cpu()
-        found: Named = {}
-        for key in MOMENTS[1:]:
-            found |= {f"{name}/{key}": value for name, value in self._collected(key).items()}
-        if self.processes.is_first:
-            found |= {f"{name}/step": step.clone() for name, _ in self._named()}
-        return found
+        """See `Engine`."""
+        return self._kept(self._state.moments())
+
+    def _kept(self, named: Iterator[tuple[str, Tensor]]) -> Named:
+        """All processes put tensors together, the first keeps them."""
+        found = {name: value for name, value in named if self.processes.is_first}
+        return {name: value.clone() for name, value in found.items()}
 
     def restore(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
         """See `Engine`; every process reads the same stored state."""
-        tensors = self.deepspeed.utils
-        for name, parameter in self._named():
-            with self.deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self.stage == 3):
-                parameter.data.copy_(weights[name])
-            if self.stage:
-                tensors.safe_set_full_fp32_param(parameter, weights[name].float().to(device()))
-        if not moments:
-            return
-        self._make_states(next(value for name, value in moments.items() if name.endswith("/step")))
-        for name, parameter in self._named():
-            for key in MOMENTS[1:]:
-                value = moments[f"{name}/{key}"]
-                if self.stage:
-                    tensors.safe_set_full_optimizer_state(parameter, value.to(device()), key)
-                else:
-                    self._states()[parameter][key].copy_(value)
+        self._state.restore(weights, moments)
 
     def finish(self, weights: Mapping[str, Tensor]) -> None:
         """See `Engine`."""
@@ -194,24 +176,66 @@ class ZeroEngine:
             for name, parameter in self.student.named_parameters():
                 parameter.data = weights[name].to(device(), parameter.dtype)
 
-    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The trained parameters under the student's own names."""
-        names = (name for name, _ in self.student.named_parameters())
-        return zip(names, self.inner.parameters(), strict=True)
 
-    def _collected(self, key: str | None) -> Named:
-        """Every parameter, or its moment `key`, put together; all take part, the first process keeps."""
-        tensors, found = self.deepspeed.utils, {}
-        for name, parameter in self._named():
+class ZeroState:
+    """Of a model under `deepspeed.initialize`: whole, whatever its processes divide.
+
+    See `distill.parallel.engine.TrainedState`.
+    """
+
+    def __init__(self, trained: Any, model: nn.Module, stage: int) -> None:
+        """`trained` is DeepSpeed's engine, `model` what it divides at this ZeRO `stage`."""
+        self.trained, self.model, self.stage = trained, model, stage
+        self.deepspeed = load_deepspeed()
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """In float32 where that is what AdamW updates."""
+        return self._collected(None)
+
+    def moments(self) -> Iterator[tuple[str, Tensor]]:
+        """AdamW's step is one number for all."""
+        states = self._states()
+        if not states or not next(iter(states.values())):
+            return
+        self._link_states()
+        step = torch.as_tensor(next(iter(states.values()))["step"]).cpu()
+        for key in MOMENTS[1:]:
+            for name, value in self._collected(key):
+                yield f"{name}/{key}", value
+        for name, _ in self.model.named_parameters():
+            yield f"{name}/step", step.clone()
+
+    def restore(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+        """Every process reads the same stored state."""
+        tensors = self.deepspeed.utils
+        for name, parameter in self.model.named_parameters():
+            value = weights[name]
+            with self.deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self.stage == 3):
+                parameter.data.copy_(value)
+            if self.stage:
+                tensors.safe_set_full_fp32_param(parameter, value.float().to(device()))
+        if not moments:
+            return
+        self._make_states(next(moments[name] for name in moments if name.endswith("/step")))
+        for name, parameter in self.model.named_parameters():
+            for key in MOMENTS[1:]:
+                value = moments[f"{name}/{key}"]
+                if self.stage:
+                    tensors.safe_set_full_optimizer_state(parameter, value.to(device()), key)
+                else:
+                    self._states()[parameter][key].copy_(value)
+
+    def _collected(self, key: str | None) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter, or its moment `key`, put together."""
+        tensors = self.deepspeed.utils
+        for name, parameter in self.model.named_parameters():
             if not self.stage:
                 value = parameter.detach() if key is None else self._states()[parameter][key]
             elif key is None:
                 value = tensors.safe_get_full_fp32_param(parameter)
             else:
                 value = tensors.safe_get_full_optimizer_state(parameter, key)
-            if self.processes.is_first:
-                found[name] = value.detach().cpu().clone()
-        return found
+            yield name, value.detach().cpu()
 
     def _states(self) -> dict[Any, dict[str, Any]]:
         """AdamW's own states: of parameters at stage 0, of flat pieces of them above."""
@@ -222,10 +246,12 @@ class ZeroEngine:
         """Moments of zero for every piece, as AdamW makes them at its first step."""
         optimiser = self.trained.optimizer
         if not self.stage:
-            pieces = list(self.inner.parameters())
+            pieces = list(self.model.parameters())
         elif self.stage == 3:
             pieces = optimiser.fp32_partitioned_groups_flat
-        elif self.stage == 1 and self.inner.dtype == torch.bfloat16:  # DeepSpeed has another optimizer for this
+        elif (
+            self.stage == 1 and next(self.model.parameters()).dtype == torch.bfloat16
+        ):  # DeepSpeed has another optimizer for this
             pieces = optimiser.fp32_groups_flat_partition
         else:
             pieces = optimiser.single_partition_of_fp32_groups
@@ -235,8 +261,13 @@ class ZeroEngine:
                 "exp_avg": torch.zeros_like(piece),
                 "exp_avg_sq": torch.zeros_like(piece),
             }
+        self._link_states()
+
+    def _link_states(self) -> None:
+        """Let DeepSpeed find the moments of each parameter: it looks once, when the first of its groups has any."""
         if self.stage in (1, 2):
-            optimiser._lazy_init_hp_params_optimizer_state()
+            self.trained.optimizer._hp_optimizer_states_linked = False
+            self.trained.optimizer._lazy_init_hp_params_optimizer_state()
 
 
 @contextmanager

@@ -7,16 +7,15 @@ and keeps its traceback.
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
+
+from distill.project.running import alone, begin, is_started
 
 EXIT_FULL_DISK = 1
 EXIT_BAD_INPUT = 2
@@ -84,44 +83,24 @@ def run_stage(main: Callable[[], None]) -> None:
     """
     before = signal.signal(signal.SIGTERM, raise_terminated)
     try:
-        with _alone():
+        begin()
+        with alone():
             main()
     except DistillError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
     except (KeyboardInterrupt, Terminated) as stop:
         pressed = isinstance(stop, KeyboardInterrupt)
-        print(_INTERRUPTED if pressed else _TERMINATED, file=sys.stderr)
+        if not is_started():  # of several processes the launcher says it
+            print(_INTERRUPTED if pressed else _TERMINATED, file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED if pressed else EXIT_TERMINATED) from None
     except Exception as error:
         if not is_full_disk(error):
             raise
-        print(
-            f"error: the disk is full ({str(error).splitlines()[0]}); nothing half-written was kept: "
-            "free some space and run the same command to continue",
-            file=sys.stderr,
-        )
+        print(f"error: {full_disk_message(error)}", file=sys.stderr)
         raise SystemExit(EXIT_FULL_DISK) from None
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Wait while another process runs this stage of DVC: one whose `dvc` was killed alone may still be writing."""
-    stage = os.environ.get("DVC_STAGE")
-    if stage is None:
-        yield
-        return
-    folder = Path(".resume/running")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / stage).open("w") as lock:  # the system releases it when the process is gone, however it went
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"an earlier process still runs {stage}; waiting for it to end", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def raise_terminated(number: int, frame: FrameType | None) -> None:
@@ -137,3 +116,11 @@ def is_full_disk(error: Exception) -> bool:
     written = [place for place in (Path(), Path(".resume"), Path("runs")) if place.exists()]
     full = any(shutil.disk_usage(place).free < _HARDLY_FREE for place in written)
     return full or "No space left on device" in str(error)
+
+
+def full_disk_message(error: Exception) -> str:
+    """What a person can do about an error that `is_full_disk`."""
+    return (
+        f"the disk is full ({str(error).splitlines()[0]}); nothing half-written was kept: "
+        "free some space and run the same command to continue"
+    )

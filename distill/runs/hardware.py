@@ -43,10 +43,15 @@ class HardwareSettings(Settings):
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Trackers that show a run's curves while it is under way (docs/trackers.md); DVC keeps the curves anyway."""
 
-    processes: Annotated[int, Field(ge=1)] | Literal["devices"] = 1
-    """Processes a training stage runs as, on this machine; `devices` is one for each GPU it sees."""
+    processes: Annotated[int, Field(ge=1)] | Literal["devices", "slurm"] = 1
+    """Processes a training stage runs as, on this machine; `devices` is one for each GPU it sees, `slurm` one for each
+    task of the Slurm allocation, on all its machines."""
     hostfile: str | None = None
     """File with a line `<host> slots=<processes>` for each machine; replaces `processes`."""
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Where the processes meet, on the machine that starts the stage; null chooses a free port."""
+    patience: Annotated[int, Field(ge=1)] = 1800
+    """Seconds a process waits for the others in one exchange before the run ends."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
     """DeepSpeed's ZeRO: divides moments (1), gradients (2), weights (3); null trains without DeepSpeed."""
     offload: Literal["none", "optimizer", "all"] = "none"

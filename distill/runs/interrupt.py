@@ -8,11 +8,16 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from distill.project.errors import Terminated
+from distill.project.running import speaks
+
+# Seconds within which the same signal again is no second one.
+_ONE_SIGNAL = 1.0
 
 
 class StopRequest:
@@ -21,17 +26,22 @@ class StopRequest:
     def __init__(self) -> None:
         """Nobody has asked yet."""
         self.signal: int | None = None
+        self._noted = 0.0
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
         """The signal handler."""
+        now = time.monotonic()
+        if self.signal == number and now - self._noted < _ONE_SIGNAL:
+            return  # a supervisor sends it to a launcher and to this process, and the launcher passes it on
         if self:
             self.signal = number
             self.obey()
-        self.signal = number
-        print("stopping once this step is stored; a second signal stops at once", file=sys.stderr)
+        self.signal, self._noted = number, now
+        if speaks():
+            print("stopping once this step is stored; a second signal stops at once", file=sys.stderr)
 
     def agreed(self, any_of: Callable[[bool], bool]) -> bool:
         """Whether any process of the run was asked to end, which `any_of` finds out; then all of them are."""

@@ -2,15 +2,18 @@
 
 Kept in `.resume/<stage>/<fingerprint>/`, outside DVC's outputs, because DVC deletes those before it runs a
 stage. The fingerprint covers settings, inputs and code, so a changed one never resumes from the wrong state.
-Only safetensors and JSON are written; each state is made aside, synced, renamed, and carries checksums: a
-damaged newest state is passed over for the one before.
+Only safetensors and JSON are written, never what could run when it is read; each state is made aside, synced, renamed,
+and carries checksums: a damaged newest state is passed over for the one before. The checksums say that a file is whole,
+not who wrote it, so a state that another user could have written is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +56,7 @@ class ResumeStore:
         """Store a state; the newest few are kept."""
         target = self.folder / f"step-{state.step:08d}"
         with fresh_dir(target) as aside:
+            aside.chmod(0o700)
             for name, tensors in state.tensors.items():
                 save_file({k: v.contiguous() for k, v in tensors.items()}, aside / f"{name}.safetensors")
             write_json(aside / "state.json", {"step": state.step, "info": state.info})
@@ -61,8 +65,12 @@ class ResumeStore:
             shutil.rmtree(old, ignore_errors=True)
 
     def load(self) -> State | None:
-        """The newest intact state, or None."""
+        """The newest intact state, or None.
+
+        Raises: DataError when another user could have written one.
+        """
         for folder in reversed(self._states()):
+            require_own(folder)
             if is_intact(folder):
                 content = read_json(folder / "state.json")
                 tensors = {path.stem: load_file(path) for path in folder.glob("*.safetensors")}
@@ -95,3 +103,22 @@ def is_intact(folder: Path) -> bool:
     return isinstance(sums, dict) and all(
         (folder / name).is_file() and sha256_file(folder / name) == digest for name, digest in sums.items()
     )
+
+
+def require_own(folder: Path) -> None:
+    """Refuse a stored state that somebody else owns or may write: weights out of it would go on as ours.
+
+    Raises: DataError naming it.
+    """
+    for path in (folder, *folder.rglob("*")):
+        found = path.lstat()
+        whose = f"of user {found.st_uid}" if found.st_uid != os.geteuid() else None
+        if whose is None and path.is_symlink():
+            whose = "a link to elsewhere"
+        if whose is None and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and path == folder:
+            whose = "a folder that others may write"
+        if whose is not None:
+            raise DataError(
+                f"{path} is {whose}: a run goes on only from a state that nobody else could have written; "
+                f"remove {folder.parent} to begin anew, or, if you trust it, `chown -R` and `chmod -R go-w` it"
+            )

@@ -47,11 +47,13 @@ def training_arguments(
             "greater_is_better": settings.select == "rouge_l",
         }
     accumulated = settings.batch_size // (micro * processes.count)
+    # At stage 0 DeepSpeed clips without telling the norm: there `SupervisedTrainer` clips itself.
+    clip = 0.0 if hardware.zero_stage == 0 else settings.max_grad_norm
     if hardware.zero_stage is not None:
         from distill.parallel.zero import load_deepspeed, zero_config
 
         load_deepspeed()
-        config = zero_config(hardware, dtype, micro, settings.max_grad_norm)
+        config = zero_config(hardware, dtype, micro, clip)
         kept["deepspeed"] = config | {"gradient_accumulation_steps": accumulated}
         kept["bf16"] = dtype == torch.bfloat16
     if hardware.gradient_checkpointing:
@@ -67,7 +69,7 @@ def training_arguments(
         lr_scheduler_kwargs={"min_lr_rate": min(settings.min_learning_rate / settings.learning_rate, 1.0)},
         warmup_steps=settings.warmup_steps,
         weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
+        max_grad_norm=clip,
         optim="adamw_torch",
         seed=seed,
         logging_steps=1,
@@ -78,6 +80,7 @@ def training_arguments(
         dataloader_pin_memory=False,
         ddp_find_unused_parameters=False,
         log_level="error",
+        log_level_replica="error",  # or all processes but the first would give advice
         **kept,
     )
     if processes.count == 1 and arguments.n_gpu > 1:

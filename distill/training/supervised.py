@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,11 +22,12 @@ from torch.utils.data import Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from distill.models.lora import has_adapter, trainable
 from distill.models.parts import backbone, head, precise, shared_vocabulary
+from distill.parallel.engine import PlainState, TrainedState
 from distill.parallel.processes import ALONE, Processes
 from distill.project.errors import DivergedError, TrainingError
 from distill.project.progress import Progress
+from distill.project.randomness import key
 from distill.runs.curves import Curves
 from distill.runs.hardware import HardwareSettings
 from distill.runs.interrupt import StopRequest, stop_after_step
@@ -37,7 +39,7 @@ from distill.training.arguments import training_arguments
 from distill.training.batches import EpochOrder, ExampleDataset, KeyedSampler
 from distill.training.settings import SupervisedSettings
 from distill.training.teacher_signal import TeacherSignal
-from distill.training.unfinished import curves_of, newest_checkpoint, seal_checkpoint
+from distill.training.unfinished import checkpoint_folder, curves_of, newest_checkpoint, store, stored
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
 Whole = Callable[[], AbstractContextManager[PreTrainedModel]]
@@ -90,6 +92,7 @@ class SupervisedTrainer(Trainer):
         self.pieces = Fitting(int(arguments.per_device_train_batch_size), "the micro-batch")
         self.update: tuple[int, list[dict[str, Any]]] = (-1, [])
         self.vocabulary = shared_vocabulary(model, teacher.teacher) if teacher else None
+        self.clips_itself, self.norm = self.is_deepspeed_enabled and not arguments.max_grad_norm, 0.0
         # The micro-batches of one optimiser step, to be shown when its gradient is not finite.
         self.recent: deque[dict[str, Tensor]] = deque(maxlen=arguments.gradient_accumulation_steps)
 
@@ -166,11 +169,25 @@ class SupervisedTrainer(Trainer):
         self._require_finite("loss", float(loss.detach()), [inputs])
         return (loss, {}) if return_outputs else loss
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """As the Trainer's; at DeepSpeed's stage 0 it clips, since DeepSpeed would not tell the norm."""
+        made = self.optimizer is None  # the Trainer asks more than once
+        optimiser = super().create_optimizer(model)
+        if made and self.clips_itself:
+            optimiser.register_step_pre_hook(self._clip)
+        return optimiser
+
+    def _clip(self, *_: Any) -> None:
+        assert self.model is not None
+        self.norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm))
+        self._require_finite("gradient norm", self.norm, self.recent)
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        if self.clips_itself:
+            return self.norm
         # Called between backward and update: one update with it would leave no weight finite.
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
-        if norm is not None:  # DeepSpeed's stage 0 clips and does not tell
-            self._require_finite("gradient norm", float(norm), self.recent)
+        self._require_finite("gradient norm", float(norm), self.recent)
         return norm
 
     def _require_finite(self, name: str, value: float, batches: Iterable[dict[str, Tensor]]) -> None:
@@ -191,20 +208,52 @@ class SupervisedTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        # Of a model with an adapter only that is kept: the frozen rest is loaded with the base.
+    # --- what is stored and taken up again: ours in place of the Trainer's, whose files are pickles ---
+
+    def _trained_state(self) -> TrainedState:
         assert self.model is not None
-        if has_adapter(self.model):
-            whole = self.model.state_dict() if state_dict is None else state_dict
-            state_dict = {name: whole[name] for name in trainable(self.model)}
-        super()._save(output_dir, state_dict)
+        if not self.is_deepspeed_enabled:
+            assert self.optimizer is not None
+            return PlainState(self.model, self.optimizer)
+        from distill.parallel.zero import ZeroState
+
+        engine: Any = self.model_wrapped
+        return ZeroState(engine, self.model, engine.zero_optimization_stage())
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
+        scratch, state = Path(str(self.args.output_dir)), self._trained_state()
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(checkpoint_folder(scratch, self.state.best_global_step))
         if self.is_world_process_zero():
-            seal_checkpoint(Path(str(self.args.output_dir)), self.state.global_step)
+            store(scratch, self.state, state.weights(), state.moments())
+        else:  # they take part in putting together what is divided
+            deque(chain(state.weights(), state.moments()), maxlen=0)
         self.processes.wait()  # or one that ends now would have the writer ended with it
+
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None) -> Any:
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)  # type: ignore[no-untyped-call]
+        if resume_from_checkpoint is not None:
+            self._trained_state().restore(*stored(Path(resume_from_checkpoint)))
+            _set_step(self.lr_scheduler, self.state.global_step)
+        return prepared
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Nothing: the above has done it."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing: the draws of a step are keyed by it."""
+
+    def _load_best_model(self) -> None:
+        weights, _ = stored(Path(str(self.state.best_model_checkpoint)))
+        self._trained_state().restore(weights, {})
+
+
+def _set_step(scheduler: Any, step: int) -> None:
+    """Let a new scheduler stand where it stood after `step` updates: its rates follow from the step alone."""
+    rates = [base * function(step) for base, function in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)]
+    scheduler.last_epoch, scheduler._step_count, scheduler._last_lr = step, step + 1, rates
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def response_logits(model: PreTrainedModel, input_ids: Tensor, kept: Tensor) -> Tensor:
@@ -229,11 +278,16 @@ def _written_out(batches: Iterable[dict[str, Tensor]]) -> list[dict[str, Any]]:
 
 
 class _Watch(TrainerCallback):
-    """After each step: progress, a stored state when it is time or somebody asked to stop."""
+    """Around each step: draws keyed by it; progress; a stored state when it is time or somebody asked to stop."""
 
-    def __init__(self, progress: Progress, stop: StopRequest, save_every: int, processes: Processes) -> None:
+    def __init__(self, progress: Progress, stop: StopRequest, save_every: int, processes: Processes, seed: int) -> None:
         self.progress, self.stop, self.save_every, self.processes = progress, stop, save_every, processes
+        self.seed = seed
         self.shown: dict[str, float] = {}
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # Dropout's: the one draw that depends on the number of processes, each of which sees rows of its own.
+        torch.manual_seed(key(self.seed, "dropout", state.global_step, self.processes.rank))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.progress.advance(1, **self.shown)
@@ -285,7 +339,7 @@ def train_supervised(
         Progress(name, steps, start=start, shown=shown) as progress,
         stop_after_step() as stop,
     ):
-        watch = _Watch(progress, stop, hardware.save_every, processes)
+        watch = _Watch(progress, stop, hardware.save_every, processes, seed)
         trainer = SupervisedTrainer(
             trained, arguments, examples, settings, objective, signal, validate, watch, seed, whole, processes
         )

@@ -1,27 +1,46 @@
-"""The Trainer's checkpoints of an unfinished run: which one to go on from, which to keep, and the curves in them.
+"""The stored states of an unfinished supervised run: which one to go on from, which to keep, and the curves in them.
 
-The Trainer writes a checkpoint file by file and takes the newest folder for whole. Here each one is sealed with
-checksums when it is done; a folder without a sound seal is what a kill left, and is removed.
+A state is `checkpoint-<step>`: weights and AdamW's moments, whole, as safetensors, and the Trainer's log as JSON, so
+that another number of processes or another ZeRO stage can take it up. All else follows from the step: the order of
+the rows, the learning rate and the draws of dropout.
 """
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.project.files import read_json
+from torch import Tensor
+from transformers.trainer_callback import TrainerState
+
+from distill.project.files import fresh_dir, read_json
 from distill.runs.curves import Curves
-from distill.runs.resume import is_intact, seal
+from distill.runs.resume import is_intact, require_own, seal
+from distill.runs.tensor_files import StoredTensors, write_tensors
 
 _KEPT = 2
+WEIGHTS, MOMENTS = "weights", "optimiser"
+_LOG = "trainer_state.json"  # where the Trainer looks for it
 
 
-def seal_checkpoint(scratch: Path, step: int) -> None:
-    """Vouch for `checkpoint-<step>`; then remove all but the newest few and the best weights these refer to."""
-    seal(scratch / f"checkpoint-{step}")
+def checkpoint_folder(scratch: Path, step: int) -> Path:
+    """Where the state after `step` updates lies."""
+    return scratch / f"checkpoint-{step}"
+
+
+def store(
+    scratch: Path, state: TrainerState, weights: Iterable[tuple[str, Tensor]], moments: Iterable[tuple[str, Tensor]]
+) -> None:
+    """Write the state of a run as it stands, or nothing; then remove all but the newest and the best they refer to."""
+    with fresh_dir(checkpoint_folder(scratch, state.global_step)) as aside:
+        aside.chmod(0o700)
+        write_tensors(aside, WEIGHTS, weights)
+        write_tensors(aside, MOMENTS, moments)
+        state.save_to_json(str(aside / _LOG))
+        seal(aside)
     newest = _checkpoints(scratch)[-_KEPT:]
     needed = {folder.name for folder in newest} | {best.name for f in newest if (best := _best(f)) is not None}
     for folder in _checkpoints(scratch):
@@ -29,9 +48,18 @@ def seal_checkpoint(scratch: Path, step: int) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def stored(folder: Path) -> tuple[StoredTensors, StoredTensors]:
+    """Weights and moments of a stored state."""
+    return StoredTensors(folder, WEIGHTS), StoredTensors(folder, MOMENTS)
+
+
 def newest_checkpoint(scratch: Path) -> Path | None:
-    """The newest checkpoint that is whole, as are the best weights it refers to; damaged ones are removed."""
+    """The newest state that is whole, as are the best weights it refers to; damaged ones are removed.
+
+    Raises: DataError when another user could have written one.
+    """
     for folder in reversed(_checkpoints(scratch)):
+        require_own(folder)
         if is_intact(folder) and ((best := _best(folder)) is None or is_intact(best)):
             return folder
         print(f"{folder} was cut short or is damaged; going back to the state before it", file=sys.stderr)
@@ -65,6 +93,6 @@ def _checkpoints(scratch: Path) -> list[Path]:
 
 def _best(folder: Path) -> Path | None:
     """The checkpoint whose weights were the best when this one was written."""
-    state = folder / "trainer_state.json"
+    state = folder / _LOG
     best = read_json(state)["best_model_checkpoint"] if state.is_file() else None
     return None if best is None else Path(best)
