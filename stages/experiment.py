@@ -14,8 +14,9 @@ from distill.generation.validation import Validation
 from distill.models.checkpoints import library_versions, quiet_libraries
 from distill.models.loading import load_model
 from distill.models.settings import Dtype
+from distill.parallel.agreement import require_same
 from distill.parallel.processes import ALONE, Processes, device
-from distill.project.files import sha256_tree
+from distill.project.files import sha256_file, sha256_tree
 from distill.project.settings import S, Settings, lookup, parse, read_yaml, section
 from distill.project.table import PARAMS, family_of, profile_path, read_profile, read_table
 from distill.runs.hardware import HardwareSettings
@@ -122,12 +123,28 @@ class Experiment:
         data = lookup(read_yaml(self.profile), "recipe.data", self.profile)
         return parse(data.get("rows") or {}, RowLimits, f"{self.profile}: recipe.data.rows")
 
-    def fingerprint(self, settings: object, *inputs: Path) -> str:
-        """What an unfinished run must share with this one to be continued: settings, inputs, code, libraries."""
-        digests = [sha256_tree(path) for path in inputs]
-        code = [sha256_tree(path) for path in sorted(Path("distill").rglob("*.py"))]
+    def identity(self, settings: object, *inputs: Path) -> dict[str, str]:
+        """What another run must share with this one to be continued by it, and what all its processes must share."""
         shared = (self.seed, self.dtype, self.prompt, self.rows, self.evaluation.sampling)
-        return fingerprint(str(settings), str(shared), digests, code, library_versions())
+        return {
+            f"{self.profile}: {self.recipe}": f"{settings} {shared}",
+            **{str(path): sha256_tree(path) for path in inputs},
+            **{str(path): sha256_file(path) for path in sorted(Path("distill").rglob("*.py"))},
+            "the versions of the libraries": str(library_versions()),
+        }
+
+    def fingerprint(self, settings: object, *inputs: Path) -> str:
+        """A short hash of the `identity`."""
+        return fingerprint(self.identity(settings, *inputs))
+
+    def shared_fingerprint(self, processes: Processes, settings: object, *inputs: Path) -> str:
+        """The `fingerprint` of a run of several processes, who have made sure that theirs is the same.
+
+        Raises: DataError naming the process and what differs there.
+        """
+        identity = self.identity(settings, *inputs)
+        require_same(processes, identity | {f"{self.profile}: hardware": str(self.hardware)})
+        return fingerprint(identity)
 
 
 def read_experiment(who: str, what: str) -> Experiment:

@@ -65,6 +65,9 @@ def distil(experiment: Experiment, settings: MiniLLMSettings, processes: Process
     record = RunRecord()
     tokenizer = experiment.tokenizer()
     init = Path("runs") / experiment.who / "init"
+    corpus = [experiment.data / "corpus.parquet"] if settings.lm_coef else []
+    inputs = [*data, *corpus, init, experiment.teacher]
+    states = ResumeStore(experiment.name, experiment.shared_fingerprint(processes, settings, *inputs))
     eos_id = int(tokenizer.eos_token_id)
     plain_text = None
     if settings.lm_coef:
@@ -109,9 +112,6 @@ def distil(experiment: Experiment, settings: MiniLLMSettings, processes: Process
         experiment.validation(tokenizer, processes),
         on_collapse,
     )
-    corpus = [experiment.data / "corpus.parquet"] if settings.lm_coef else []
-    fingerprint = experiment.fingerprint(settings, *data, *corpus, init, experiment.teacher)
-    states = ResumeStore(experiment.name, fingerprint)
     restore(run, states)
 
     def save(folder: Path) -> None:

@@ -72,11 +72,10 @@ def _train(
         if settings.lora.save == "adapter":
             require_elsewhere(adapted.base)  # now, not after the training
     inputs = [source, experiment.data / "valid.parquet", base]
-    teacher = None
     if objective.NEEDS_TEACHER:
         inputs.append(experiment.teacher)
-        teacher = experiment.load_teacher()
-    scratch = Path(".resume") / experiment.name / experiment.fingerprint(settings, *inputs)
+    scratch = Path(".resume") / experiment.name / experiment.shared_fingerprint(processes, settings, *inputs)
+    teacher = experiment.load_teacher() if objective.NEEDS_TEACHER else None
     model = experiment.load(base)
     if settings.lora is not None:
         add_adapter(model, settings.lora, key(experiment.seed, "adapter", experiment.name) % 2**32)

@@ -253,7 +253,7 @@ def test_supervised_training_changes_the_adapter_alone() -> None:
         return {"rouge_l": next(scores), "loss": 1.0}
 
     trained(4, model=model, settings=recipe(sft, epochs=4), validate=validate)
-    saved = load_file(sorted(Path("scratch-4").glob("checkpoint-*"))[0] / "model.safetensors")
+    saved = load_file(sorted(Path("scratch-4").glob("checkpoint-*"))[0] / "weights-00000.safetensors")
     assert saved and all(".lora_" in name for name in saved), "a state of an unfinished run holds the frozen weights"
     for name, parameter in trainable(model).items():
         assert torch.equal(parameter, kept[1][name]), "the best weights are those of the second epoch"

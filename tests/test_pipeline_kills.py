@@ -77,7 +77,7 @@ def test_three_kills_change_nothing(tmp_path: Path, killer: Path, tmp_path_facto
     # SIGKILL while the teacher's third checkpoint is written: its files lie there, its seal does not.
     at = ".resume/teacher@mini/*/checkpoint-3/sha256.json"
     killed(root, killer, at, "before", signal.SIGKILL)
-    assert (next(root.glob(".resume/teacher@mini/*/checkpoint-3")) / "model.safetensors").exists()
+    assert (next(root.glob(".resume/teacher@mini/*/checkpoint-3")) / "weights-00000.safetensors").exists()
     assert not (root / "runs/mini/teacher").exists()
 
     # SIGTERM in the middle of a collection of MiniLLM, which first stores the step it is at.

@@ -181,7 +181,7 @@ def test_a_state_whose_best_weights_are_damaged_is_passed_over() -> None:
     cut_off_at(17, Path("killed"))
     for best in Path("killed").glob("checkpoint-*"):
         if best.name != "checkpoint-16":
-            flip_one_bit(best / "model.safetensors")
+            flip_one_bit(best / "weights-00000.safetensors")
     assert_same(train(Path("killed")), undisturbed())
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from distill.project.errors import Terminated
-from distill.project.running import speaks
+from distill.project.running import is_started, speaks
 
 # Seconds within which the same signal again is no second one.
 _ONE_SIGNAL = 1.0
@@ -34,8 +34,8 @@ class StopRequest:
     def note(self, number: int, frame: FrameType | None = None) -> None:
         """The signal handler."""
         now = time.monotonic()
-        if self.signal == number and now - self._noted < _ONE_SIGNAL:
-            return  # a supervisor sends it to a launcher and to this process, and the launcher passes it on
+        if is_started() and self.signal == number and now - self._noted < _ONE_SIGNAL:
+            return  # a supervisor sends it to the launcher and to this process, and the launcher passes it on
         if self:
             self.signal = number
             self.obey()

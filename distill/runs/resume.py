@@ -15,6 +15,7 @@ import os
 import shutil
 import stat
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,9 @@ class State:
     tensors: dict[str, dict[str, Tensor]]
 
 
-def fingerprint(*parts: Any) -> str:
-    """A short hash of JSON-like `parts` (settings, digests of inputs and code)."""
-    text = json.dumps(parts, sort_keys=True, default=str)
+def fingerprint(parts: Mapping[str, str]) -> str:
+    """A short hash of what an unfinished run must share with another to go on in it: settings, inputs, code, by name."""
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
