@@ -14,7 +14,6 @@ from distill.generation.validation import Validation
 from distill.models.checkpoints import library_versions, quiet_libraries
 from distill.models.loading import load_model
 from distill.models.settings import Dtype
-from distill.parallel.agreement import require_same
 from distill.parallel.processes import ALONE, Processes, device
 from distill.project.files import sha256_file, sha256_tree
 from distill.project.settings import S, Settings, lookup, parse, read_yaml, section
@@ -136,15 +135,6 @@ class Experiment:
     def fingerprint(self, settings: object, *inputs: Path) -> str:
         """A short hash of the `identity`."""
         return fingerprint(self.identity(settings, *inputs))
-
-    def shared_fingerprint(self, processes: Processes, settings: object, *inputs: Path) -> str:
-        """The `fingerprint` of a run of several processes, who have made sure that theirs is the same.
-
-        Raises: DataError naming the process and what differs there.
-        """
-        identity = self.identity(settings, *inputs)
-        require_same(processes, identity | {f"{self.profile}: hardware": str(self.hardware)})
-        return fingerprint(identity)
 
 
 def read_experiment(who: str, what: str) -> Experiment:

@@ -57,7 +57,7 @@ def distil(experiment: Experiment, settings: MiniLLMSettings, processes: Process
     from distill.runs.resume import ResumeStore
     from distill.runs.trackers import Trackers
     from distill.text.examples import read_documents, read_examples
-    from stages.training import after_all
+    from stages.training import after_all, agreed_fingerprint
 
     keep_freed_memory()
     hardware = experiment.hardware
@@ -67,7 +67,7 @@ def distil(experiment: Experiment, settings: MiniLLMSettings, processes: Process
     init = Path("runs") / experiment.who / "init"
     corpus = [experiment.data / "corpus.parquet"] if settings.lm_coef else []
     inputs = [*data, *corpus, init, experiment.teacher]
-    states = ResumeStore(experiment.name, experiment.shared_fingerprint(processes, settings, *inputs))
+    states = ResumeStore(experiment.name, agreed_fingerprint(experiment, processes, settings, *inputs))
     eos_id = int(tokenizer.eos_token_id)
     plain_text = None
     if settings.lm_coef:

@@ -17,7 +17,7 @@ from distill.text.examples import Example, read_examples
 from distill.training.settings import SupervisedSettings
 from distill.training.supervised import Objective, train_supervised
 from stages.experiment import Experiment, read_experiment
-from stages.training import training
+from stages.training import agreed_fingerprint, training
 
 
 def parse_experiment(description: str | None) -> Experiment:
@@ -74,7 +74,7 @@ def _train(
     inputs = [source, experiment.data / "valid.parquet", base]
     if objective.NEEDS_TEACHER:
         inputs.append(experiment.teacher)
-    scratch = Path(".resume") / experiment.name / experiment.shared_fingerprint(processes, settings, *inputs)
+    scratch = Path(".resume") / experiment.name / agreed_fingerprint(experiment, processes, settings, *inputs)
     teacher = experiment.load_teacher() if objective.NEEDS_TEACHER else None
     model = experiment.load(base)
     if settings.lora is not None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill.parallel.agreement import require_same
 from distill.parallel.faults import batch_faults, machine_faults, micro_batch_faults, require
 from distill.parallel.launch import end_worker, fitting_micro_batch, relaunch_if_asked, smaller_next_time
 from distill.parallel.meeting import one_voice
 from distill.parallel.processes import Processes, joined_processes
 from distill.project.errors import DivergedError
+from distill.project.settings import Settings
+from distill.runs.resume import fingerprint
 
 if TYPE_CHECKING:
     from stages.experiment import Experiment
@@ -39,6 +43,16 @@ def training(
         with smaller_next_time(micro_batch):
             yield processes, micro_batch
     end_worker()
+
+
+def agreed_fingerprint(experiment: Experiment, processes: Processes, settings: Settings, *inputs: Path) -> str:
+    """The experiment's fingerprint, after all processes have made sure that theirs is the same.
+
+    Raises: DataError naming the process, its machine, and what differs there.
+    """
+    identity = experiment.identity(settings, *inputs)
+    require_same(processes, identity | {f"{experiment.profile}: hardware": str(experiment.hardware)})
+    return fingerprint(identity)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from distill.generation.decode import sample_responses
 from distill.generation.settings import SamplingSettings
 from distill.project.files import read_jsonl, write_jsonl
-from distill.runs.resume import RESUME_FOLDER
+from distill.runs.resume import RESUME_FOLDER, require_own
 
 
 class Sampled(NamedTuple):
@@ -30,15 +30,21 @@ class FinishedResponses:
     """The responses an unfinished stage has already sampled, by their place among all of the stage's prompts."""
 
     def __init__(self, stage: str, fingerprint: str) -> None:
-        """Read what an earlier sitting left; the fingerprint covers everything the responses follow from."""
+        """Read what an earlier sitting left; the fingerprint covers everything the responses follow from.
+
+        Raises: DataError when another user could have written it.
+        """
         self.folder = RESUME_FOLDER / stage / fingerprint
         self.found: dict[int, Sampled] = {}
+        if self.folder.is_dir():
+            require_own(self.folder)
         for path in sorted(self.folder.glob("*.jsonl")):
             for row in read_jsonl(path):
                 self.found[row["place"]] = Sampled(row["ids"], row["truncated"])
 
     def add(self, batch: dict[int, Sampled]) -> None:
         """Store one finished batch."""
+        self.folder.mkdir(0o700, parents=True, exist_ok=True)
         rows = [{"place": place, **response._asdict()} for place, response in batch.items()]
         write_jsonl(self.folder / f"{rows[0]['place']:08d}.jsonl", rows)
         self.found.update(batch)

@@ -1,22 +1,32 @@
-"""A hostfile: the machines that train one model together, in the form of DeepSpeed and MPI, and the way to them."""
+"""Other machines that train the same model: the hostfile that names them, and how their processes are started over ssh.
+
+Run as a program this is the other end: it runs the processes of its host and ends with the connection. Standard input
+brings one line of orders (JSON), then signals to pass on, one a line. Orders do not travel on the command line, where
+every user of the host could read what the environment holds.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import ipaddress
 import json
+import os
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from distill.parallel.group import Place, say, wait_until
+from distill.parallel.group import Group, Place, say, wait_until
 from distill.project.errors import SettingsError
+from distill.project.running import alone
 
 _FORM = "`<host> slots=<processes>`, with `devices=0,1` after it where not the first GPUs of the host are meant"
 # What belongs to one machine or one login; everything else travels: libraries, proxies, keys, this project's own.
@@ -101,7 +111,7 @@ class Reached:
     def __init__(self, arguments: Sequence[str], host: Host, place: Place, environment: Mapping[str, str]) -> None:
         """Start them, in the same folder with the same interpreter."""
         self.host = host
-        there = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.quote(sys.executable)} -m distill.parallel.agent"
+        there = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.quote(sys.executable)} -m distill.parallel.hosts"
         options = [word for option in ("BatchMode=yes", *_PATIENCE) for word in ("-o", option)]
         self.process = subprocess.Popen(
             ["ssh", "-T", *options, host.name, there],
@@ -177,3 +187,42 @@ def is_loopback(name: str) -> bool:
         return ipaddress.ip_address(_address(name)).is_loopback
     except OSError:
         return False
+
+
+class _Line:
+    """The launcher's end of standard input: signals that arrived, and whether it is closed."""
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+        self.closed, self.waiting = False, True
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        for line in sys.stdin:
+            self.signals.append(int(line))
+        self.closed = True
+        if self.waiting:  # for an earlier run to end; nothing is started yet
+            os._exit(1)
+
+
+def main() -> int:
+    """The other end: run the processes that the first line of standard input asks for; their exit code."""
+    orders: dict[str, Any] = json.loads(sys.stdin.readline())
+    os.environ.update(orders["environment"])
+    place, line = Place(**orders["place"]), _Line()
+    with alone(place.host):
+        line.waiting = False
+        group = Group(orders["arguments"], place, os.environ)
+        try:
+            while (code := group.poll()) is None and not line.closed:
+                while line.signals:
+                    group.ask(line.signals.pop(0))
+                time.sleep(0.1)
+        finally:
+            group.end()
+    return 1 if code is None else code
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the launcher passes it on
+    raise SystemExit(main())

@@ -19,7 +19,7 @@ from transformers.trainer_callback import TrainerState
 from distill.project.files import fresh_dir, read_json
 from distill.runs.curves import Curves
 from distill.runs.resume import is_intact, require_own, seal
-from distill.runs.tensor_files import StoredTensors, write_tensors
+from distill.training.tensor_files import StoredTensors, write_tensors
 
 _KEPT = 2
 WEIGHTS, MOMENTS = "weights", "optimiser"

@@ -15,7 +15,9 @@ from torch import Tensor
 _BYTES_A_FILE = 2**31
 
 
-def write_tensors(folder: Path, name: str, tensors: Iterable[tuple[str, Tensor]], bytes_a_file: int = _BYTES_A_FILE) -> None:
+def write_tensors(
+    folder: Path, name: str, tensors: Iterable[tuple[str, Tensor]], bytes_a_file: int = _BYTES_A_FILE
+) -> None:
     """Write `tensors` as `<name>-00000.safetensors` and on; no file where there is none."""
     waiting: dict[str, Tensor] = {}
     number = 0
