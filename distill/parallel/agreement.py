@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping
 
 from distill.parallel.processes import Processes
-from distill.project.errors import DataError
+from distill.project.errors import DisagreementError
 
 _SHOWN = 3
 
@@ -14,7 +14,7 @@ _SHOWN = 3
 def require_same(processes: Processes, parts: Mapping[str, str]) -> None:
     """Compare `parts`, by what they are called, between the processes; all of them call it.
 
-    Raises: DataError in each process, naming the first that differs from process 0, its machine, and in what.
+    Raises: DisagreementError in each process, naming the first that differs from process 0, its machine, and in what.
     """
     first, *others = processes.joined([(socket.gethostname(), dict(parts))])
     for rank, (host, theirs) in enumerate(others, start=1):
@@ -22,7 +22,7 @@ def require_same(processes: Processes, parts: Mapping[str, str]) -> None:
         if differing:
             more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
             what = f"{', '.join(differing[:_SHOWN])}{more}"
-            raise DataError(
+            raise DisagreementError(
                 f"process {rank} on {host} differs from process 0 on {first[0]} in {what}; bring both clones to the "
                 "same commit, `git status` clean, and `dvc pull` or copy the data"
             )

@@ -25,6 +25,7 @@ from distill.project.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,
+    DisagreementError,
     DistillError,
     DivergedError,
     SettingsError,
@@ -129,7 +130,8 @@ def one_voice() -> Iterator[None]:
         raise SystemExit(EXIT_INTERRUPTED if isinstance(stop, KeyboardInterrupt) else EXIT_TERMINATED) from None
     except DistillError as error:
         if member.tells():
-            say(str(error) if isinstance(error, DivergedError) else f"{member.name}: {error}")
+            found_by_all = isinstance(error, (DivergedError, DisagreementError))
+            say(str(error) if found_by_all else f"{member.name}: {error}")
         raise SystemExit(EXIT_BAD_INPUT) from None
     except Exception as error:  # noqa: BLE001  (a bug keeps its traceback, after a sentence)
         _tell(member, error)

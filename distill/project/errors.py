@@ -38,6 +38,10 @@ class DataError(DistillError):
     """A file, row or hub data set cannot be used."""
 
 
+class DisagreementError(DataError):
+    """The processes of a run are not of one mind; the message names them, and each of them raises it."""
+
+
 class ModelError(DistillError):
     """A model or tokenizer cannot be loaded, or two of them do not fit together."""
 
