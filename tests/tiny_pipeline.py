@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ MINI = Path("profiles/mini.yaml")
 SMALL = "recipe.students.small"
 
 
-def make(root: Path) -> Path:
+def make(root: Path, left_out: Sequence[str] = LEFT_OUT) -> Path:
     """Write a clone into the new folder `root`, as a git and DVC repository with one commit."""
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -85,7 +85,7 @@ def make(root: Path) -> Path:
         edit(root / "params.yaml", place, value)
     (root / "profiles").mkdir()
     (root / "profiles/mini.yaml").write_text(PROFILE)
-    for block in LEFT_OUT:
+    for block in left_out:
         edit(root / "dvc.yaml", f"stages.{block}", DELETED)
     git(root, "init", "--quiet")
     commit(root, "A small pipeline")
