@@ -11,6 +11,7 @@ from pathlib import Path
 from distill.parallel.hosts import read_hostfile
 from distill.parallel.slurm import allocated, slurm_faults
 from distill.project.errors import SettingsError
+from distill.project.running import is_started
 from distill.runs.hardware import HardwareSettings
 
 
@@ -60,7 +61,9 @@ def machine_faults(hardware: HardwareSettings, dtype: str, lora: bool = False) -
     if hardware.offload == "all" and stage != 3:
         nearest = "offload: optimizer" if stage else "zero_stage: 3"
         faults.append(f"hardware.offload: all needs the weights divided (zero_stage: 3); use {nearest}")
-    if hardware.hostfile is not None:
+    if is_started():
+        pass  # what follows is about starting processes, and this is one of them
+    elif hardware.hostfile is not None:
         if hardware.processes != 1:
             faults.append("hardware.processes and hardware.hostfile both say how many; remove `processes`")
         if shutil.which("ssh") is None:

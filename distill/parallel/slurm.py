@@ -10,7 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from distill.parallel.group import HAVE_SPOKEN, meeting_variables, say, wait_until
+from distill.parallel.group import EXIT_SAID, HAVE_SPOKEN, meeting_variables, say, wait_until
+from distill.project.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
 from distill.project.running import held_locks, srun_variables
 
 # srun waits for its tasks' machines to say that they are gone.
@@ -51,6 +52,7 @@ class Started:
         options = [f"--ntasks={processes}", "--kill-on-bad-exit=1", "--input=none"]
         if cores := environment.get("SLURM_CPUS_PER_TASK"):
             options.append(f"--cpus-per-task={cores}")
+        self.asked = False
         self.process = subprocess.Popen(
             ["srun", *options, sys.executable, *arguments],
             env={**environment, **meeting_variables(host, port), **srun_variables()},
@@ -64,6 +66,8 @@ class Started:
         code = self.process.poll()
         if code in (None, 0):
             return code
+        if code in (EXIT_INTERRUPTED, EXIT_TERMINATED) and not self.asked:
+            return EXIT_SAID  # the highest code is that of a task that srun has ended because another failed
         if code not in HAVE_SPOKEN:
             say(
                 f"srun ended with exit code {code}; its lines above name the task, which is the process's number, and "
@@ -73,6 +77,7 @@ class Started:
 
     def ask(self, number: int) -> None:
         """As `Group.ask`. To one Ctrl-C srun only answers with the state of its tasks; SIGTERM it passes on."""
+        self.asked = True
         self._send(signal.SIGTERM)
 
     def end(self) -> None:
