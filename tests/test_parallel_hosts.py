@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from distill.parallel.faults import machine_faults
 from distill.parallel.hosts import Host, read_hostfile
 from distill.project.errors import SettingsError
+from distill.runs.hardware import HardwareSettings
 from tests.launched_stage import ended, running, seen, started, wait_for, write_program
 
 HOSTS = "# two names of this machine\nlocalhost slots=1\n127.0.0.1 slots=2\n"
@@ -116,6 +118,18 @@ def test_srun_starts_the_processes_of_an_allocation() -> None:
     wait_for(lambda: sum("endless" in name for name in seen()) == 4)
     process.send_signal(signal.SIGINT)
     assert ended(process, 130).startswith("interrupted: ")
+
+
+def test_a_started_process_does_not_judge_how_it_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    hardware = HardwareSettings(processes="slurm")
+    (fault,) = machine_faults(hardware, "float32")
+    assert "this is no Slurm allocation" in fault
+    for name, value in {**ALLOCATION, "SLURM_STEP_NUM_TASKS": "4", "CUDA_VISIBLE_DEVICES": ""}.items():
+        monkeypatch.setenv(name, value)
+    (fault,) = machine_faults(hardware, "float32")
+    assert "srun has started this command several times; start it once" in fault
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert machine_faults(hardware, "float32") == []
 
 
 @pytest.mark.slow

@@ -46,16 +46,20 @@ def test_minillm_in_two_processes_with_a_whole_teacher_and_a_divided_one(project
     assert distilled(project) == (whole, together)
 
 
+def validation_losses(made: Path) -> list[float]:
+    """Of a finished run. Weights say less: GPT-2's key biases have no gradient but rounding, which Adam scales."""
+    return [float(row.split()[1]) for row in Path(f"{made}.curves/valid_loss.tsv").read_text().splitlines()[1:]]
+
+
 def test_dvc_runs_a_stage_in_two_processes(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     """DVC's variables are inherited by the processes; what they make is one process's, but for rounding."""
     root = Path(shutil.copytree(built(tmp_path_factory), tmp_path / "clone"))
-    alone = load_file(root / "runs/small/sft/model.safetensors")
+    made = root / "runs/small/sft"
+    alone = validation_losses(made)
     edit(root / MINI, "hardware.processes", 2)
     said = dvc(root, "repro", "--force", "--single-item", "sft@small")
     assert "Running stage 'sft@small'" in said and "waiting for it to end" not in said
-    together = load_file(root / "runs/small/sft/model.safetensors")
-    for name, weights in alone.items():
-        torch.testing.assert_close(together[name], weights, rtol=0, atol=1e-4, msg=name)
+    assert validation_losses(made) == pytest.approx(alone, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -118,8 +122,7 @@ def killed(root: Path, step: int, whom: str) -> str:
 def test_a_killed_run_goes_on_to_the_same_bytes_and_with_other_processes_too(long: Path) -> None:
     sft(long)
     made = long / "runs/small/sft"
-    curve = Path(f"{made}.curves/valid_loss.tsv").read_text()
-    losses = [float(row.split()[1]) for row in curve.splitlines()[1:]]
+    losses = validation_losses(made)
     assert losses.index(min(losses)) == len(losses) - 1, "the best step is the last"
     whole = load_file(made / "model.safetensors")
     for whom, hardware in [
@@ -139,14 +142,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes_and_with_other_processes_too(lon
         for name, value in hardware.items():
             edit(long / MINI, f"hardware.{name}", value)
         sft(long)
-        found = load_file(made / "model.safetensors")
-        for name, weights in whole.items():
-            exact = hardware == {"processes": 2}
-            torch.testing.assert_close(
-                found[name], weights, rtol=0, atol=0 if exact else 1e-3, msg=f"{hardware} {name}"
-            )
+        assert validation_losses(made) == pytest.approx(losses, rel=1e-4), hardware
         if hardware == {"processes": 2}:
-            assert Path(f"{made}.curves/valid_loss.tsv").read_text() == curve
+            found = load_file(made / "model.safetensors")
+            assert all(torch.equal(found[name], weights) for name, weights in whole.items())
+            assert validation_losses(made) == losses
 
 
 @pytest.mark.slow
