@@ -19,7 +19,7 @@ from distill.evaluation import resumable
 from distill.evaluation.resumable import FinishedResponses, Sampled, sample_remaining
 from distill.generation.decode import sample_responses
 from distill.objectives import sft
-from distill.project.errors import DataError, Terminated
+from distill.project.errors import Terminated
 from distill.project.progress import Progress
 from distill.project.randomness import key, rng
 from distill.project.settings import Settings
@@ -28,7 +28,6 @@ from distill.runs.interrupt import stop_after_step
 from distill.runs.resume import ResumeStore, State, is_intact, seal
 from distill.text.examples import Example
 from distill.training.supervised import train_supervised
-from distill.training.tensor_files import StoredTensors, write_tensors
 from stages.experiment import read_experiment
 from tests.tiny_pipeline import PROFILE, ROOT, TABLE, edit
 
@@ -184,54 +183,6 @@ def test_a_state_whose_best_weights_are_damaged_is_passed_over() -> None:
         if best.name != "checkpoint-16":
             flip_one_bit(best / "weights-00000.safetensors")
     assert_same(train(Path("killed")), undisturbed())
-
-
-def give_away(folder: Path) -> None:
-    if os.geteuid():
-        pytest.skip("only root can give a folder to another user")
-    os.chown(folder / "sha256.json", 12345, 12345)
-
-
-def put_a_link(folder: Path) -> None:
-    (folder / "sha256.json").rename("elsewhere")
-    (folder / "sha256.json").symlink_to(Path("elsewhere").resolve())
-
-
-STRANGE: dict[str, Callable[[Path], None]] = {
-    "is of user 12345": give_away,
-    "is a folder that others may write": lambda folder: folder.chmod(0o777),
-    "is a link to elsewhere": put_a_link,
-}
-
-
-@pytest.mark.parametrize("fault", STRANGE)
-def test_a_state_that_another_could_have_written_is_refused(fault: str) -> None:
-    cut_off_at(5, Path("killed"))
-    store, finished = ResumeStore("small/minillm", "a"), FinishedResponses("small/sft", "a")
-    store.save(State(1, {}, {}))
-    finished.add({0: Sampled([1, 0], False)})
-    seal(finished.folder)
-    assert FinishedResponses("small/sft", "a").found and store.load() is not None
-    attempts: dict[Path, Callable[[], object]] = {
-        Path("killed/checkpoint-4"): lambda: train(Path("killed")),
-        store.folder / "step-00000001": store.load,
-        finished.folder: lambda: FinishedResponses("small/sft", "a"),
-    }
-    for folder, go_on in attempts.items():
-        assert folder.stat().st_mode & 0o077 == 0, "only its user enters a state's folder"
-        Path("elsewhere").unlink(missing_ok=True)
-        STRANGE[fault](folder)
-        with pytest.raises(DataError, match=f"{folder}.* {fault}: a run goes on only from a state that nobody else"):
-            go_on()
-
-
-def test_tensors_are_written_and_read_a_few_at_a_time() -> None:
-    tensors = {f"layer {number}": torch.full((4,), float(number)) for number in range(5)}
-    write_tensors(Path(), "weights", iter(tensors.items()), bytes_a_file=32)
-    assert [path.name for path in sorted(Path().iterdir())] == [f"weights-0000{n}.safetensors" for n in range(3)]
-    found = StoredTensors(Path(), "weights")
-    assert list(found) == list(tensors) and all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
-    assert not StoredTensors(Path(), "optimiser")
 
 
 def test_few_states_are_kept() -> None:
