@@ -17,7 +17,7 @@ from distill.text.examples import Example, read_examples
 from distill.training.settings import SupervisedSettings
 from distill.training.supervised import Objective, train_supervised
 from stages.experiment import Experiment, read_experiment
-from stages.training import agreed_fingerprint, training
+from stages.training import after_all, agreed_fingerprint, training
 
 
 def parse_experiment(description: str | None) -> Experiment:
@@ -80,7 +80,7 @@ def _train(
     if settings.lora is not None:
         add_adapter(model, settings.lora, key(experiment.seed, "adapter", experiment.name) % 2**32)
     examples = read_rows()
-    with Evidence(experiment.name, tokenizer) if processes.is_first else nullcontext():
+    with after_all(processes), Evidence(experiment.name, tokenizer) if processes.is_first else nullcontext():
         curves = train_supervised(
             experiment.name,
             model,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from distill.parallel.agreement import require_same
 from distill.parallel.faults import batch_faults, machine_faults, micro_batch_faults, require
-from distill.parallel.launch import end_worker, fitting_micro_batch, relaunch_if_asked, smaller_next_time
+from distill.parallel.group import end_worker
+from distill.parallel.launch import fitting_micro_batch, relaunch_if_asked, smaller_next_time
 from distill.parallel.meeting import one_voice
 from distill.parallel.processes import Processes, joined_processes
 from distill.project.errors import DivergedError

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from distill.parallel.launch import HALVINGS, end_worker, relaunch_if_asked
+from distill.parallel.group import end_worker
+from distill.parallel.launch import HALVINGS, relaunch_if_asked
 from distill.project.errors import DataError, run_stage
 from distill.runs.hardware import HardwareSettings
 

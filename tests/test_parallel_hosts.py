@@ -41,7 +41,8 @@ for number, task in enumerate(tasks):
     if task.returncode and task.returncode < 0:
         print(f"srun: error: node{number // 2}: task {number}: Killed", file=sys.stderr)
     task.kill()
-sys.exit(failed[0] if failed and failed[0] > 0 else 128 - failed[0] if failed else 0)
+codes = [task.wait() for task in tasks]
+sys.exit(max(code if code >= 0 else 128 - code for code in codes))
 """
 
 

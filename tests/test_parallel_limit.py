@@ -24,7 +24,8 @@ from distill.generation.decode import Mixture, sample_responses
 from distill.minillm.loop import Machine, MiniLLMRun, Task
 from distill.minillm.settings import MiniLLMSettings
 from distill.objectives import kd
-from distill.parallel.launch import end_worker, fitting_micro_batch, relaunch_if_asked, smaller_next_time
+from distill.parallel.group import end_worker
+from distill.parallel.launch import fitting_micro_batch, relaunch_if_asked, smaller_next_time
 from distill.parallel.processes import ALONE, Processes, joined_processes
 from distill.runs.hardware import HardwareSettings
 from distill.text.examples import Example

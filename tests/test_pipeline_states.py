@@ -27,6 +27,11 @@ def give_away(folder: Path) -> None:
     os.chown(folder / "sha256.json", 12345, 12345)
 
 
+def let_others_write_a_file(folder: Path) -> None:
+    folder.chmod(0o755)
+    (folder / "sha256.json").chmod(0o666)
+
+
 def put_a_link(folder: Path) -> None:
     (folder / "sha256.json").rename("elsewhere")
     (folder / "sha256.json").symlink_to(Path("elsewhere").resolve())
@@ -34,7 +39,8 @@ def put_a_link(folder: Path) -> None:
 
 STRANGE: dict[str, Callable[[Path], None]] = {
     "is of user 12345": give_away,
-    "is a folder that others may write": lambda folder: folder.chmod(0o777),
+    "is what others may write": lambda folder: folder.chmod(0o777),
+    "is what others may write ": let_others_write_a_file,
     "is a link to elsewhere": put_a_link,
 }
 
@@ -56,7 +62,9 @@ def test_a_state_that_another_could_have_written_is_refused(fault: str) -> None:
         assert folder.stat().st_mode & 0o077 == 0, "only its user enters a state's folder"
         Path("elsewhere").unlink(missing_ok=True)
         STRANGE[fault](folder)
-        with pytest.raises(DataError, match=f"{folder}.* {fault}: a run goes on only from a state that nobody else"):
+        with pytest.raises(
+            DataError, match=f"{folder}.* {fault.strip()}: a run goes on only from a state that nobody else"
+        ):
             go_on()
 
 

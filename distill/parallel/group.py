@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill.project.errors import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED
-from distill.project.running import PARENT, held_locks
+from distill.project.running import PARENT, held_locks, is_started
 
 EXIT_OUT_OF_MEMORY = 75
 """How a process that shares its update with others says that its micro-batch was too large."""
@@ -21,11 +21,22 @@ EXIT_SAID = 70
 """How a process ends that has said what went wrong, or has left that to the one it happened to."""
 HAVE_SPOKEN = (EXIT_BAD_INPUT, EXIT_SAID, EXIT_OUT_OF_MEMORY, EXIT_INTERRUPTED, EXIT_TERMINATED)
 """Exit codes that need no further word."""
-# Seconds that a process has after SIGTERM. One that waits for another in a library does not hear it.
-_GRACE = 2.0
+# Seconds in which a process may still say what went wrong, when another has failed.
+_LAST_WORDS = 1.0
 # Seconds a process may be stopped (SIGSTOP) before it counts as frozen.
 _FROZEN_AFTER = 20.0
 _LOOK_EVERY = 1.0
+
+
+def end_worker(code: int = 0) -> None:
+    """End a started process without the interpreter's clearing up; an ordinary one goes on.
+
+    Threads of the libraries that connected it can abort there, and another exit code would arrive.
+    """
+    if is_started():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,7 @@ class Group:
             for local in range(place.here)
         ]
         self._looked, self._stopped = time.monotonic(), [0.0] * place.here
+        self._asked = False
 
     def poll(self) -> int | None:
         """None while the processes run, 0 when all have done their work, else the exit code of the first that failed.
@@ -94,6 +106,8 @@ class Group:
             # An abort is mostly what a library makes of a connection that another process has lost.
             local = min(failed, key=lambda local: codes[local] == -signal.SIGABRT)
             failure = codes[local] or 1
+            if self._asked and failure in (-signal.SIGINT, -signal.SIGTERM):
+                return 128 - failure  # before it could answer them in order
             if failure not in HAVE_SPOKEN:
                 say(f"{self._name(local)} {_ending(failure)}")
             return failure if failure > 0 else 1
@@ -107,16 +121,19 @@ class Group:
 
     def ask(self, number: int) -> None:
         """Pass a signal on to every process."""
+        self._asked = True
         for process in self.running:
             with suppress(ProcessLookupError):
                 process.send_signal(number)
 
     def end(self) -> None:
-        """End every process, and wait until it is gone."""
-        self.ask(signal.SIGTERM)
-        wait_until(lambda: all(process.poll() is not None for process in self.running), _GRACE)
-        self.ask(signal.SIGKILL)
+        """End every process, and wait until it is gone.
+
+        At once: states are stored aside and renamed, and a process that waits for another hears no other signal.
+        """
+        wait_until(lambda: all(process.poll() is not None for process in self.running), _LAST_WORDS)
         for process in self.running:
+            process.kill()
             process.wait()
 
     def _name(self, local: int) -> str:

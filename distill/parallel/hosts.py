@@ -111,7 +111,8 @@ class Reached:
     def __init__(self, arguments: Sequence[str], host: Host, place: Place, environment: Mapping[str, str]) -> None:
         """Start them, in the same folder with the same interpreter."""
         self.host = host
-        there = f"cd {shlex.quote(str(Path.cwd()))} && exec {shlex.quote(sys.executable)} -m distill.parallel.hosts"
+        folder, python = shlex.quote(str(Path.cwd())), shlex.quote(sys.executable)
+        there = f"cd {folder} || exit 127; exec {python} -m distill.parallel.hosts"
         options = [word for option in ("BatchMode=yes", *_PATIENCE) for word in ("-o", option)]
         self.process = subprocess.Popen(
             ["ssh", "-T", *options, host.name, there],
@@ -145,8 +146,8 @@ class Reached:
             )
         elif code in (126, 127):
             say(
-                f"host {self.host.name} has no {sys.executable}; put the clone with its .venv on a file system that "
-                "all hosts share"
+                f"host {self.host.name} has no {Path.cwd()} or no {sys.executable}; put the clone with its .venv on a "
+                "file system that all hosts share"
             )
         elif code < 0:
             ended = f"was ended by {signal.Signals(-code).name}"

@@ -81,17 +81,6 @@ def smaller_next_time(micro_batch: int) -> Iterator[None]:
         raise SystemExit(EXIT_OUT_OF_MEMORY) from None
 
 
-def end_worker() -> None:
-    """End a started process whose work is done, without the interpreter's clearing up.
-
-    Threads of the libraries that connected it can abort there, and good work would be reported as failed.
-    """
-    if is_started():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-
-
 class Part(Protocol):
     """Some of the processes: those of this machine, those of another one, or all that `srun` has started."""
 
@@ -121,15 +110,17 @@ def run(
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     everywhere = slurm or not all(is_loopback(host.name) for host in hosts)
     parts: list[Part] = []
-    with _signals() as asked, meeting(port, everywhere) as taken:
+    with _signals() as asked, meeting(port, everywhere) as met:
         try:
             if slurm:
-                parts.append(Started(arguments, processes, f"{socket.gethostname()}:{taken}", environment))
+                address = f"{socket.gethostname()}:{met.port}"
+                parts.append(Started(arguments, processes, address, environment, met.told))
             elif hosts:
-                parts += _on_hosts(arguments, processes, hosts, taken, environment)
+                parts += _on_hosts(arguments, processes, hosts, met.port, environment)
             else:
-                parts.append(Group(arguments, Place(0, processes, processes, f"{LOOPBACK}:{taken}"), environment))
-            return _watch(parts, asked)
+                parts.append(Group(arguments, Place(0, processes, processes, f"{LOOPBACK}:{met.port}"), environment))
+            code = _watch(parts, asked)
+            return met.told() or code if code else 0
         finally:
             for part in parts:
                 part.end()

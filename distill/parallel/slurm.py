@@ -7,11 +7,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from distill.parallel.group import EXIT_SAID, HAVE_SPOKEN, meeting_variables, say, wait_until
-from distill.project.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
+from distill.parallel.group import meeting_variables, say, wait_until
 from distill.project.running import held_locks, srun_variables
 
 # srun waits for its tasks' machines to say that they are gone.
@@ -44,8 +43,16 @@ def slurm_faults() -> list[str]:
 class Started:
     """All processes of a stage, as the tasks of one `srun`."""
 
-    def __init__(self, arguments: Sequence[str], processes: int, address: str, environment: Mapping[str, str]) -> None:
-        """Start them; `address` is where they meet."""
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        processes: int,
+        address: str,
+        environment: Mapping[str, str],
+        told: Callable[[], int | None],
+    ) -> None:
+        """Start them; `address` is where they meet, `told` gives the exit code of one that has said what went wrong."""
+        self.told = told
         host, _, port = address.rpartition(":")
         # Without --kill-on-bad-exit the others would wait for one that has failed. srun no longer takes over the cores
         # that a batch job asked for each task.
@@ -66,9 +73,8 @@ class Started:
         code = self.process.poll()
         if code in (None, 0):
             return code
-        if code in (EXIT_INTERRUPTED, EXIT_TERMINATED) and not self.asked:
-            return EXIT_SAID  # the highest code is that of a task that srun has ended because another failed
-        if code not in HAVE_SPOKEN:
+        # Its code is the highest of all tasks', mostly of one that it has ended because another failed.
+        if self.told() is None and not self.asked:
             say(
                 f"srun ended with exit code {code}; its lines above name the task, which is the process's number, and "
                 "the machine; mend that and run the same command to continue"

@@ -116,8 +116,9 @@ def require_own(folder: Path) -> None:
         whose = f"of user {found.st_uid}" if found.st_uid != os.geteuid() else None
         if whose is None and path.is_symlink():
             whose = "a link to elsewhere"
-        if whose is None and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and path == folder:
-            whose = "a folder that others may write"
+        reached = path == folder or folder.stat().st_mode & (stat.S_IXGRP | stat.S_IXOTH)
+        if whose is None and reached and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            whose = "what others may write"
         if whose is not None:
             raise DataError(
                 f"{path} is {whose}: a run goes on only from a state that nobody else could have written; "

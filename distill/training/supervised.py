@@ -190,11 +190,13 @@ class SupervisedTrainer(ResumableTrainer):
         return norm
 
     def _require_finite(self, name: str, value: float, batches: Iterable[dict[str, Tensor]]) -> None:
+        # A sum is finite where all are, so that all processes end together and the first can write the evidence.
+        value = float(self.processes.sum(torch.tensor(value, dtype=torch.float64)))
         if not math.isfinite(value):
             raise DivergedError(
                 f"step {self.state.global_step}: the {name} is {value}; lower `learning_rate` "
                 f"(now {self.settings.learning_rate}) or raise `warmup_steps`",
-                _written_out(batches),
+                self.processes.joined(_written_out(batches)),
             )
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
