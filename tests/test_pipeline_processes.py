@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.launched_stage import wait_for, write_program
 from tests.tiny_pipeline import MINI, ROOT, SMALL, built, dvc, edit, make, run, start
@@ -157,7 +157,7 @@ def test_another_clone_on_another_host_is_named_before_anything_is_trained(long:
     bin_folder = long.with_name("bin")
     bin_folder.mkdir()
     write_program(
-        str(bin_folder / "ssh"), f'#!/bin/sh\nfor last; do :; done\nexec sh -c "cd {other} && ${{last#*&&}}"\n'
+        str(bin_folder / "ssh"), f'#!/bin/sh\nfor last; do :; done\nexec sh -c "cd {other}; ${{last#*;}}"\n'
     )
     for root in (long, other):
         (root / "hosts.txt").write_text("localhost slots=1\n127.0.0.1 slots=1\n")
@@ -183,3 +183,24 @@ def test_a_process_without_a_share_takes_part(long: Path) -> None:
     edit(long / MINI, f"{SMALL}.sft.batch_size", 6)
     edit(long / MINI, f"{SMALL}.sft.epochs", 5)
     assert "5/5 steps" in sft(long)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_the_rows_of_all(long: Path) -> None:
+    """Only the longest row reaches the position whose weights are no numbers: one process sees it, the first tells."""
+    import pandas
+
+    rows = pandas.read_parquet(long / "data/mini/train.parquet").head(64)
+    longest = max(len(row["prompt_ids"]) + len(row["response_ids"]) for _, row in rows.iterrows())
+    file = long / "runs/small/base/model.safetensors"
+    weights = load_file(file)
+    weights["transformer.wpe.weight"][longest - 1] = float("nan")
+    save_file(weights, file, {"format": "pt"})
+    process = start(long, sys.executable, "-m", "stages.sft", "small", "sft", PYTHONPATH=str(ROOT))
+    said = process.communicate(timeout=200)[0]
+    assert process.returncode == 2
+    assert said.count("error: step ") == 1 and "the loss is nan; lower `learning_rate`" in said
+    batch = (long / ".resume/sft@small.diverged/batch.jsonl").read_text().splitlines()
+    seen = [json.loads(line) for line in batch]
+    assert len(seen) == 2 * 8, "a micro-batch of each process"
+    assert longest in [len(row["input_ids"]) for row in seen]

@@ -60,10 +60,12 @@ def newest_checkpoint(scratch: Path) -> Path | None:
     """
     for folder in reversed(_checkpoints(scratch)):
         require_own(folder)
-        if (best := _best(folder) if is_intact(folder) else None) is not None and best.is_dir():
-            require_own(best)
-        if is_intact(folder) and ((best := _best(folder)) is None or is_intact(best)):
-            return folder
+        if is_intact(folder):
+            best = _best(folder)
+            if best is not None and best.is_dir():
+                require_own(best)
+            if best is None or is_intact(best):
+                return folder
         print(f"{folder} was cut short or is damaged; going back to the state before it", file=sys.stderr)
         shutil.rmtree(folder, ignore_errors=True)
     return None
