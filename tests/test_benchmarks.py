@@ -36,7 +36,8 @@ def test_the_baseline_has_our_losses() -> None:
     run.train()
     losses = [value for _, value in run.curves.points["loss"]]
     assert len(losses) == 32 and len(set(losses)) == 32
-    assert losses == pytest.approx(baseline, rel=2e-5, abs=2e-6)
+    # Rounding grows over 32 updates at this rate, by how much depends on the processor: 2.3e-5 has been seen.
+    assert losses == pytest.approx(baseline, rel=5e-5, abs=2e-6)
     spent = bare_seconds(run)
     assert spent["collect"] > 0 and spent["update"] > 0
     assert all(parameter.grad is None for parameter in run.student.parameters())
