@@ -163,8 +163,7 @@ class ZeroEngine:
 
     def _kept(self, named: Iterator[tuple[str, Tensor]]) -> Named:
         """All processes put tensors together, the first keeps them."""
-        found = {name: value for name, value in named if self.processes.is_first}
-        return {name: value.clone() for name, value in found.items()}
+        return {name: value.clone() for name, value in named if self.processes.is_first}
 
     def restore(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
         """See `Engine`; every process reads the same stored state."""
@@ -249,9 +248,8 @@ class ZeroState:
             pieces = list(self.model.parameters())
         elif self.stage == 3:
             pieces = optimiser.fp32_partitioned_groups_flat
-        elif (
-            self.stage == 1 and next(self.model.parameters()).dtype == torch.bfloat16
-        ):  # DeepSpeed has another optimizer for this
+        elif self.stage == 1 and next(self.model.parameters()).dtype == torch.bfloat16:
+            # DeepSpeed has another optimizer for this.
             pieces = optimiser.fp32_groups_flat_partition
         else:
             pieces = optimiser.single_partition_of_fp32_groups
