@@ -49,6 +49,9 @@ def main() -> None:
                 time.sleep(float(os.environ["WAIT"]))
             if os.environ.get("FAULT") == rank:
                 raise ValueError("an odd thing\nin two lines")
+            if os.environ["MASTER_ADDR"] == "127.0.0.1":  # on one machine nobody else is to reach them
+                open_ones = [c.laddr.ip for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN]
+                assert set(open_ones) == {"127.0.0.1"}
             processes.wait()
     elif wanted == "endless" or (rank == "0" and wanted not in ("sound", "environment") and halvings != "2"):
         time.sleep(60)  # as one that waits for the other

@@ -118,6 +118,8 @@ def run(
             elif hosts:
                 parts += _on_hosts(arguments, processes, hosts, met.port, environment)
             else:
+                if "lo" in (name for _, name in socket.if_nameindex()):
+                    environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # or it listens where others may reach it
                 parts.append(Group(arguments, Place(0, processes, processes, f"{LOOPBACK}:{met.port}"), environment))
             code = _watch(parts, asked)
             return met.told() or code if code else 0
