@@ -29,10 +29,10 @@ help: ## list the targets
 setup: $(READY) ## create .venv with the pinned versions (the others do it by themselves)
 
 repro: $(READY) ## rebuild what is out of date, from data to the results table
-	@python -m stages.check
-	@python -m stages.doctor --quick
+	@python -m commands.check
+	@python -m commands.doctor --quick
 	@python -m tasks.side_by_side
-	@python -m stages.show
+	@python -m commands.show
 
 test: $(READY) ## run the tests, without those marked slow or gpu
 	@pytest -n $(PYTEST_WORKERS) --dist loadfile
@@ -42,19 +42,19 @@ check: $(READY) ## ruff, mypy --strict, layout tests, every profile
 	@ruff format --check
 	@mypy
 	@pytest -q tests/test_layout.py
-	@python -m stages.check --all
+	@python -m commands.check --all
 
 doctor: $(READY) ## what would fail, with the fix; memory and time of each stage: make doctor STUDENT=tiny
-	@python -m stages.doctor $(STUDENT)
+	@python -m commands.doctor $(STUDENT)
 
 compare: $(READY) ## what changed since a commit: make compare REV=HEAD~1
-	@python -m stages.compare $(REV)
+	@python -m commands.compare $(REV)
 
 compare-paper: $(READY) ## results/ beside the paper's Table 1, with a verdict for each cell
-	@python -m stages.compare_paper
+	@python -m commands.compare_paper
 
 chat: $(READY) ## type a prompt, see teacher and students answer: make chat STUDENT=tiny
-	@python -m stages.chat $(STUDENT)
+	@python -m commands.chat $(STUDENT)
 
 bench: $(READY) ## measure a MiniLLM cycle against its baselines
 	@python -m benchmarks.minillm_cycle
@@ -67,7 +67,7 @@ serve: $(READY) ## Prefect server, schedule and worker on this machine
 	@python -m flows.serve
 
 rebuild: $(READY) ## as repro, in parallel, under Prefect
-	@python -m stages.doctor --quick
+	@python -m commands.doctor --quick
 	@python -m flows.rebuild
 
 $(READY): pyproject.toml constraints.txt
@@ -83,5 +83,5 @@ $(READY): pyproject.toml constraints.txt
 	fi
 	@$(VENV)/bin/pip install -qq '$(TORCH)' -c constraints.txt
 	@$(VENV)/bin/pip install -qq -e '.[dev]' -c constraints.txt
-	@$(VENV)/bin/python -m stages.plots_page
+	@$(VENV)/bin/python -m commands.plots_page
 	@touch $@

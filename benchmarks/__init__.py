@@ -2,7 +2,7 @@
 
 import sys
 
-from tasks.interrupts import answer_early_interrupt
+from tasks.early_interrupt import answer_early_interrupt
 
 if sys.argv[0] == "-m":  # so Python calls it while it looks for the module to run as a command
     answer_early_interrupt()

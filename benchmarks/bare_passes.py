@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 
 from distill.generation.cache import CachedModel
 from distill.generation.decode import left_pad, similar_lengths
-from distill.minillm.loop import MiniLLMRun
-from distill.minillm.rollouts import micro_batches, response_hidden
 from distill.models.parts import head
+from distill.on_policy.loop import MiniLLMRun
+from distill.on_policy.rollouts import micro_batches, response_hidden
 from distill.project.randomness import permutation
 
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from distill.minillm.settings import MiniLLMSettings
+from distill.objectives.minillm.settings import MiniLLMSettings
 
 END = 0
 # Lengths that end by chance at each token and are cut at the limit L average L / 3 at a chance of 2.82 / L.

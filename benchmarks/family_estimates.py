@@ -13,15 +13,15 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distill.minillm.settings import MiniLLMSettings
-from distill.preflight.memory import Placement
+from commands.check import check_profile
+from commands.doctor_plan import Plan, plan_stages
+from commands.recipe import Profile
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.preflight.memory_estimate import Placement
 from distill.preflight.models import origin_of
 from distill.preflight.report import duration
 from distill.preflight.workload import Lengths
 from distill.project.table import StudentRow, Table
-from stages.check import check_profile
-from stages.doctor_plan import Plan, plan_stages
-from stages.recipe import Profile
 
 # 11,435 training and 1,000 validation rows in the profile's template; 256 tokens each at most.
 DOLLY = Lengths(11_435, 1_000, 71.3, 68.9, 256, 256, known=True)

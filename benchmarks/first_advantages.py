@@ -11,10 +11,10 @@ import torch
 
 from benchmarks.ablations import ARMS
 from benchmarks.workspace import ROOT
-from distill.minillm.returns import whitened
-from distill.minillm.rollouts import Collection, assemble, collect
-from distill.minillm.settings import MiniLLMSettings
 from distill.models.loading import load_model
+from distill.objectives.minillm.returns import whitened
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.rollouts import Collection, assemble, collect
 from distill.project.files import write_text
 from distill.text.examples import read_examples
 from distill.text.tokenizers import load_tokenizer

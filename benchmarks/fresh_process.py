@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from distill.minillm.memory import PeakMemory
+from distill.on_policy.process_memory import PeakMemory
 
 
 class Meter:

@@ -24,11 +24,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from benchmarks.workspace import ROOT
-from distill.minillm.losses import packed_loss
-from distill.minillm.rollouts import Collection, assemble, collect, micro_batches, response_hidden
-from distill.minillm.settings import MiniLLMSettings
 from distill.models.loading import load_model
 from distill.models.parts import head, shared_vocabulary
+from distill.objectives.minillm.losses import packed_loss
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.rollouts import Collection, assemble, collect, micro_batches, response_hidden
 from distill.project.files import write_text
 from distill.text.examples import read_examples
 from distill.text.tokenizers import load_tokenizer

@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from benchmarks.toy_runs import Outcome, Prompts, ToyRuns
-from distill.minillm.settings import MiniLLMSettings
+from benchmarks.toy_runs import Prompts, ToyOutcome, ToyRuns
+from distill.objectives.minillm.settings import MiniLLMSettings
 from distill.project.files import read_jsonl, write_text
 
 RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
@@ -53,7 +53,7 @@ def place(start: str) -> Path:
     return own if own.exists() else Path(".resume/starts") / start
 
 
-def measure(settings: MiniLLMSettings, start: str, seed: int, prompts: Prompts) -> Outcome:
+def measure(settings: MiniLLMSettings, start: str, seed: int, prompts: Prompts) -> ToyOutcome:
     """One run, in this process."""
     return toy().run(settings, place(start), seed, prompts)
 
@@ -87,19 +87,19 @@ class Runs:
         rows = [row for file in (*others, path) if file.is_file() for row in read_jsonl(file)]
         self.inputs = inputs or (rows[-1]["inputs"] if rows else "")
         self.outcomes = {
-            (row["recipe"], row["seed"]): Outcome(**row["outcome"]) for row in rows if row["inputs"] == self.inputs
+            (row["recipe"], row["seed"]): ToyOutcome(**row["outcome"]) for row in rows if row["inputs"] == self.inputs
         }
 
     def settings(self, name: str, rate: float) -> MiniLLMSettings:
         """All settings of an arm at a learning rate."""
         return MiniLLMSettings.model_validate({**self.section, **self.arms[name].settings, "learning_rate": rate})
 
-    def find(self, name: str, rate: float, seed: int) -> Outcome | None:
+    def find(self, name: str, rate: float, seed: int) -> ToyOutcome | None:
         """A finished run of arm `name`."""
         arm = self.arms[name]
         return self.outcomes.get((digest(self.settings(name, rate), arm.start, arm.prompts), seed))
 
-    def keep(self, name: str, rate: float, seed: int, outcome: Outcome) -> None:
+    def keep(self, name: str, rate: float, seed: int, outcome: ToyOutcome) -> None:
         """Write a finished run down."""
         arm = self.arms[name]
         recipe = digest(self.settings(name, rate), arm.start, arm.prompts)
@@ -155,12 +155,12 @@ class Runs:
         """Validation Rouge-L of the finished runs with a seed, by rate."""
         return {r: max(o.valid) for r in self.arms[name].rates if (o := self.find(name, r, seed)) is not None}
 
-    def chosen(self, name: str) -> dict[int, Outcome]:
+    def chosen(self, name: str) -> dict[int, ToyOutcome]:
         """The runs at the chosen rate, by seed; empty before it is chosen."""
         rate = self.best_rate(name)
         return {} if rate is None else self._at(name, rate)
 
-    def _at(self, name: str, rate: float) -> dict[int, Outcome]:
+    def _at(self, name: str, rate: float) -> dict[int, ToyOutcome]:
         found = {seed: self.find(name, rate, seed) for seed in self.arms[name].seeds}
         return {seed: outcome for seed, outcome in found.items() if outcome is not None}
 
@@ -183,7 +183,7 @@ def _neighbours(rates: Sequence[float], rate: float) -> Sequence[float]:
     return rates[max(0, place - 1) : place + 2]
 
 
-def value_of(outcome: Outcome, quantity: str) -> float:
+def value_of(outcome: ToyOutcome, quantity: str) -> float:
     """A number of an outcome; of `valid` the best."""
     value = getattr(outcome, quantity)
     return max(value) if quantity == "valid" else float(value)

@@ -36,9 +36,9 @@ def measure(side: str, work: Workload, bare: bool, stock: bool) -> dict[str, Any
     from benchmarks.bare_passes import bare_seconds
     from benchmarks.cycle_workload import END
     from benchmarks.reference_cycle import ReferenceCycle
-    from distill.minillm.loop import Machine, MiniLLMRun, Task
-    from distill.minillm.memory import keep_freed_memory
     from distill.models.loading import fuse_activations
+    from distill.on_policy.loop import Execution, MiniLLMRun, Task
+    from distill.on_policy.process_memory import keep_freed_memory
 
     torch.set_num_threads(1)
     (student, teacher), prompts = work.models(), work.prompts()
@@ -52,7 +52,7 @@ def measure(side: str, work: Workload, bare: bool, stock: bool) -> dict[str, Any
         losses = cycle.train()
         whole, collect = meter.cpu_seconds(), cycle.collect_seconds
         return _found(whole, collect, len(losses), meter.peak_mib()) | {"losses": losses}
-    task, machine = Task(prompts, work.response_tokens, END), Machine(MICRO_BATCH, DECODE_BATCH)
+    task, machine = Task(prompts, work.response_tokens, END), Execution(MICRO_BATCH, DECODE_BATCH)
     run = MiniLLMRun(student, teacher, task, work.settings(), machine, work.seed, lambda _: {"rouge_l": 0.0})
     run.train()
     whole, cost = meter.cpu_seconds(), run.ledger.summary()

@@ -24,9 +24,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from distill.generation.decode import inverse_cdf, left_pad, uniforms
-from distill.minillm.rollouts import prompt_stream
-from distill.minillm.schedule import learning_rate
-from distill.minillm.settings import MiniLLMSettings
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.rollouts import prompt_stream
+from distill.on_policy.schedule import learning_rate
 from distill.project.randomness import key, permutation
 
 

@@ -18,11 +18,11 @@ from benchmarks.ablations import ARMS
 from benchmarks.workspace import ROOT
 from distill.generation.settings import SamplingSettings
 from distill.generation.validation import Validation
-from distill.minillm.loop import Machine, MiniLLMRun, Task
-from distill.minillm.plaintext import token_stream
-from distill.minillm.rollouts import collect
-from distill.minillm.settings import MiniLLMSettings
 from distill.models.loading import load_model
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.plaintext import token_stream
+from distill.on_policy.rollouts import collect
 from distill.project.files import write_text
 from distill.text.examples import read_documents, read_examples
 from distill.text.tokenizers import load_tokenizer
@@ -86,7 +86,7 @@ def measure(name: str) -> str:
         load_model(ROOT / "runs/toy/teacher", "float32"),
         Task(rows, LONGEST, eos, plain),
         settings,
-        Machine(64, 256),
+        Execution(64, 256),
         0,
         Validation(read_examples(data / "valid.parquet"), tokenizer, SamplingSettings(), LONGEST, 256, 0),
         lambda fault: faults.append(str(fault).partition(",")[0]),

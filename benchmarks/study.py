@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kept_runs import Arm, Job, Runs, measure, toy
-from benchmarks.toy_runs import Outcome
+from benchmarks.toy_runs import ToyOutcome
 from benchmarks.workspace import ROOT
 from distill.project.files import write_text
 
@@ -59,7 +59,7 @@ def complete(
     The arms' order is kept, but nobody waits: while an arm waits for the outcome that tells its next rate, idle
     workers begin with the next arm.
     """
-    pending: dict[Future[Outcome], Job] = {}
+    pending: dict[Future[ToyOutcome], Job] = {}
     while True:
         for job in (job for name in names for job in runs.wanted(name, count)):
             if len(pending) < workers and job not in pending.values():

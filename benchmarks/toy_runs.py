@@ -16,16 +16,17 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
+from distill.evaluation import answer_sheet
 from distill.evaluation.divergence import sample, trace
 from distill.evaluation.respond import respond
 from distill.evaluation.resumable import FinishedResponses, Sampled
-from distill.minillm.loop import Machine, MiniLLMRun, Task
-from distill.minillm.plaintext import token_stream
-from distill.minillm.settings import MiniLLMSettings
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.plaintext import token_stream
 from distill.project.errors import TrainingError
 from distill.project.files import read_jsonl, sha256_file, write_jsonl
 from distill.project.settings import lookup, parse, read_yaml
-from distill.scoring import answers, scores
+from distill.scoring import scores
 from distill.text.examples import Example, read_documents, read_examples
 from distill.text.tokenizers import id_count
 from stages.experiment import read_experiment
@@ -36,7 +37,7 @@ LONG_TOKENS = 20
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ToyOutcome:
     """What one run came to. *Tested* is the best checkpoint by validation Rouge-L; the start is one of them."""
 
     valid: list[float]
@@ -111,7 +112,7 @@ class ToyRuns:
         files = [data / "train.parquet", data / "valid.parquet", *(model / "model.safetensors" for model in models)]
         return hashlib.sha256("".join(map(sha256_file, files)).encode()).hexdigest()[:12]
 
-    def run(self, settings: MiniLLMSettings, start: Path, seed: int, prompts: Prompts = "all") -> Outcome:
+    def run(self, settings: MiniLLMSettings, start: Path, seed: int, prompts: Prompts = "all") -> ToyOutcome:
         """Train from `start` on the student's prompts, or the long ones alone, and answer the test set."""
         began = time.process_time()
         hardware = self.experiment.hardware
@@ -133,7 +134,7 @@ class ToyRuns:
                 self.plain_text if settings.lm_coef else None,
             ),
             settings,
-            Machine(min(hardware.largest_micro_batch(), settings.minibatch), hardware.decode_batch),
+            Execution(min(hardware.largest_micro_batch(), settings.minibatch), hardware.decode_batch),
             seed,
             experiment.validation(self.tokenizer),
             lambda fault: faults.append(str(fault)),
@@ -144,7 +145,7 @@ class ToyRuns:
             faults.append(str(fault))
             run.engine.finish(run.best_weights)
         kl, kl_answer = self.divergence(run.student)
-        return Outcome(
+        return ToyOutcome(
             valid=[value for _, value in run.curves.points["valid_rouge_l"]],
             best_step=run.best_step,
             **self.scores(run.student),
@@ -190,7 +191,7 @@ class ToyRuns:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "answers.jsonl"
             write_jsonl(path, answered)
-            sheet = answers.read(path, references)
+            sheet = answer_sheet.read(path, references)
         found = scores.score_answers(sheet)
         first = self.tokenizer([own[0] for own in sheet.references])["input_ids"]
         places = [i for i, ids in enumerate(first) if len(ids) >= LONG_TOKENS]

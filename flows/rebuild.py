@@ -35,10 +35,10 @@ from tasks.graph import Graph, read_graph
 from tasks.leases import Slots, visible_devices
 from tasks.leftovers import clear_leftovers
 from tasks.locks import Holder, hold_clone
-from tasks.metrics import Comparison, compare_with
+from tasks.metrics import CommitMetrics, compare_with
 from tasks.publish import commit, push
 from tasks.report import Report, emit_worse, publish_report
-from tasks.reproduce import Place
+from tasks.reproduce import RunPlace
 from tasks.schedule import BROKEN, MOVED, Ending, Outcome, nodes_of
 from tasks.server import server
 
@@ -103,7 +103,7 @@ def _bring_up_to_date(root: Path, request: Request, clone_lock: int, stop: threa
     graph = read_graph(root, request.targets)
     log.info("%d stages, %d of them changed", len(graph.stages), len(graph.changed))
     box = Slots(visible_devices(request.gpus), max(1, request.slots))
-    place = Place(
+    place = RunPlace(
         root=root,
         stop=stop,
         clone_lock=clone_lock,
@@ -127,7 +127,7 @@ def _bring_up_to_date(root: Path, request: Request, clone_lock: int, stop: threa
         endings = dispatch(nodes, box, places, stop)
     if stop.is_set() and any(ending.outcome is Outcome.CANCELLED for ending in endings.values()):
         # Nobody waits for a report now.
-        return _final_state(Report(root, "", endings, Comparison(), time.monotonic() - began), request)
+        return _final_state(Report(root, "", endings, CommitMetrics(), time.monotonic() - began), request)
     report = _report(root, endings, request.fail_if_worse, began)
     publish_report(report)
     if report.comparison.failure:
@@ -150,7 +150,7 @@ def _broken(endings: Mapping[str, Ending]) -> list[str]:
 def _report(root: Path, endings: Mapping[str, Ending], gate: bool, began: float) -> Report:
     """A gate compares even when nothing moved: what the run before it built may be what is worse."""
     moved = any(ending.outcome in MOVED for ending in endings.values())
-    base, comparison = "", Comparison()
+    base, comparison = "", CommitMetrics()
     if (moved or gate) and has_commit(root):
         base, comparison = git(root, "log", "-1", "--format=%h %s"), compare_with(root, "HEAD")
     return Report(root, base, endings, comparison, time.monotonic() - began)

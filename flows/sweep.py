@@ -34,9 +34,9 @@ from tasks.grid import Point, Sweep, read_sweep
 from tasks.leases import Slots, visible_devices
 from tasks.leftovers import clear_leftovers
 from tasks.locks import hold_clone
-from tasks.metrics import Value, values
+from tasks.metrics import MetricValue, values
 from tasks.points import merge, prepare, promote, save
-from tasks.reproduce import Place
+from tasks.reproduce import RunPlace
 from tasks.schedule import BROKEN, Ending, Outcome, nodes_of
 from tasks.server import server
 
@@ -55,20 +55,20 @@ def sweep(file: str, gpus: list[str] | None = None, slots: int = 2) -> State[Any
         plan = read_sweep(Path(file))
         with watched(stop, run_id), contextlib.ExitStack() as stack:
             box = Slots(visible_devices(gpus), max(1, slots))
-            places: dict[str, Place] = {}
+            places: dict[str, RunPlace] = {}
             for point in plan.points:
                 clone = prepare(root, plan, point)
                 held = stack.enter_context(hold_clone(clone, str(run_id), log.info, stop.is_set))
                 if held is None:
                     return Cancelled(message="stopped while waiting for another run of this sweep")
                 clear_leftovers(clone)
-                places[point.name] = Place(clone, stop, held.descriptor, box.threads, pull=False, share=False)
+                places[point.name] = RunPlace(clone, stop, held.descriptor, box.threads, pull=False, share=False)
             return _build(root, plan, places, box, stop)
     except RebuildError as error:
         return Failed(message=str(error))
 
 
-def _build(root: Path, plan: Sweep, places: Mapping[str, Place], box: Slots, stop: threading.Event) -> State[Any]:
+def _build(root: Path, plan: Sweep, places: Mapping[str, RunPlace], box: Slots, stop: threading.Event) -> State[Any]:
     graphs = {name: read_graph(place.root, plan.targets) for name, place in places.items()}
     nodes = merge({name: nodes_of(graph, name, prefix=f"{name}/") for name, graph in graphs.items()})
     endings = dispatch(nodes, box, places, stop)
@@ -94,7 +94,7 @@ def _broken(point: Point, graph: Graph, endings: Mapping[str, Ending]) -> bool:
     return any(endings[f"{point.name}/{stage}"].outcome in BROKEN for stage in graph.stages)
 
 
-def _numbers(clone: Path, graph: Graph) -> dict[str, Value]:
+def _numbers(clone: Path, graph: Graph) -> dict[str, MetricValue]:
     files = [clone / path for stage in graph.stages.values() for path in stage.metrics]
     return {name: value for file in files for name, value in values(json.loads(file.read_text()), file.stem)}
 

@@ -10,9 +10,9 @@ import argparse
 from pathlib import Path
 
 from distill.judging.answers import to_buy
-from distill.judging.budget import Estimate, estimate
+from distill.judging.budget import CostEstimate, estimate
 from distill.judging.chat import ChatRequest
-from distill.judging.pairs import Order, Pair, read_pairs, requests_of, verdict_row
+from distill.judging.pairs import JudgedPair, Order, read_pairs, requests_of, verdict_row
 from distill.judging.prompt import read_template
 from distill.judging.purchases import read_purchases
 from distill.judging.scores import read_scores
@@ -70,14 +70,16 @@ def _report(cell: str, rows: list[dict[str, object]], summary: dict[str, object]
         print(f"  what is judged is kept: raise judge.budget in {PARAMS} and run again to go on from here")
 
 
-def _read(judge: JudgeSettings, who: str, what: str, name: str) -> tuple[list[Pair], list[dict[Order, ChatRequest]]]:
+def _read(
+    judge: JudgeSettings, who: str, what: str, name: str
+) -> tuple[list[JudgedPair], list[dict[Order, ChatRequest]]]:
     responses, evaluation = Path(f"responses/{who}/{what}/{name}.jsonl"), Path(f"evaluation/{name}.jsonl")
     template = read_template(Path(judge.protocol.prompt))
     pairs = read_pairs(responses, evaluation, judge.protocol)
     return pairs, [requests_of(pair, template, judge.protocol) for pair in pairs]
 
 
-def _estimate(judge: JudgeSettings, requests: list[ChatRequest]) -> Estimate:
+def _estimate(judge: JudgeSettings, requests: list[ChatRequest]) -> CostEstimate:
     """What those of the requests take that nothing kept answers."""
     return estimate(judge.budget, to_buy(requests, read_purchases(), read_scores, judge.protocol.attempts))
 

@@ -11,18 +11,18 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from distill.evaluation import answer_sheet
 from distill.evaluation.lengths import Answered, summarize
 from distill.project.errors import DataError, run_stage
 from distill.project.files import fresh_dir, write_json, write_text
-from distill.scoring import answers
-from distill.scoring.results import read_experiment, read_scores
+from distill.scoring.results import read_scores, read_student
 
 
 def main() -> None:
     """Write analyses/<student>/lengths.json by set, and Rouge-L by bucket that DVC draws."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("student")
-    experiment = read_experiment(Path("params.yaml"), parser.parse_args().student)
+    experiment = read_student(Path("params.yaml"), parser.parse_args().student)
     tokenizer = read_tokenizer(Path("data") / experiment.family / "tokenizer" / "tokenizer.json")
     scores = read_scores(experiment, Path())
     found = {}
@@ -30,7 +30,7 @@ def main() -> None:
         answered, firsts = {}, [""]
         for model in experiment.models:
             path = Path("responses") / experiment.home(model) / model / f"{name}.jsonl"
-            sheet = answers.read(path, Path("evaluation") / f"{name}.jsonl")
+            sheet = answer_sheet.read(path, Path("evaluation") / f"{name}.jsonl")
             if sheet.tokens is None:
                 raise DataError(f"{path} does not tell every response's length in tokens; make it with `dvc repro`")
             firsts = [references[0] for references in sheet.references]

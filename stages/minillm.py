@@ -11,10 +11,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.minillm.settings import MiniLLMSettings
+from distill.objectives.minillm.settings import MiniLLMSettings
 from distill.project.errors import DivergedError, run_stage
 from distill.project.progress import Progress
-from distill.runs.interrupt import stop_after_step
+from distill.runs.stopping import stop_after_step
 
 if TYPE_CHECKING:
     from distill.parallel.processes import Processes
@@ -45,12 +45,12 @@ def distil(experiment: Experiment, settings: MiniLLMSettings, processes: Process
     """Train the student, in as many processes as call this, and write what `main` says."""
     import torch
 
-    from distill.minillm.loop import Machine, MiniLLMRun, Task
-    from distill.minillm.memory import keep_freed_memory
-    from distill.minillm.pair import load_pair
-    from distill.minillm.plaintext import token_stream
-    from distill.minillm.state import restore, store
     from distill.models.checkpoints import RunRecord, save_checkpoint
+    from distill.on_policy.loop import Execution, MiniLLMRun, Task
+    from distill.on_policy.pair import load_pair
+    from distill.on_policy.plaintext import token_stream
+    from distill.on_policy.process_memory import keep_freed_memory
+    from distill.on_policy.state import restore, store
     from distill.parallel.processes import device
     from distill.project.randomness import key
     from distill.runs.evidence import Evidence
@@ -99,7 +99,7 @@ def distil(experiment: Experiment, settings: MiniLLMSettings, processes: Process
         pair.teacher,
         Task([e.prompt_ids for e in examples], experiment.prompt.max_response_tokens, eos_id, plain_text),
         settings,
-        Machine(
+        Execution(
             micro_batch,
             hardware.decode_batch,
             processes,

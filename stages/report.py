@@ -17,7 +17,7 @@ def main() -> None:
     """Write results/report.html and results/report.md."""
     argparse.ArgumentParser(prog="python -m stages.report", description=__doc__.splitlines()[0]).parse_args()
     params, root = Path("params.yaml"), Path()
-    experiments = [results.read_experiment(params, name) for name in results.students(params)]
+    experiments = [results.read_student(params, name) for name in results.students(params)]
     students = [
         page.student(
             experiment,

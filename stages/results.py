@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.results", description=__doc__.splitlines()[0])
     parser.add_argument("student")
     student = parser.parse_args().student
-    experiment = results.read_experiment(Path("params.yaml"), student)
+    experiment = results.read_student(Path("params.yaml"), student)
     scores, analyses = results.read_scores(experiment, Path()), results.read_analyses(experiment, Path())
     metrics = results.metrics(experiment, scores, analyses, Path())
     verdicts = results.significance(experiment, scores, analyses)

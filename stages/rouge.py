@@ -10,10 +10,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from distill.evaluation import answer_sheet
 from distill.project.errors import run_stage
 from distill.project.files import write_json
 from distill.project.progress import Progress
-from distill.scoring import answers, scores, statistics
+from distill.scoring import scores, statistics
 
 _BAR_FROM_ANSWERS = 5_000  # fewer are done in about a second: a bar would only be noise
 
@@ -33,7 +34,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _score(answers_path: Path, references_path: Path, allow_empty: bool) -> dict[str, Any]:
-    sheet = answers.read(answers_path, references_path, allow_empty)
+    sheet = answer_sheet.read(answers_path, references_path, allow_empty)
     count = len(sheet.ids) * len(sheet.seeds)
     if count < _BAR_FROM_ANSWERS:
         return scores.score_answers(sheet)

@@ -111,12 +111,12 @@ def _resolve(root: Path, ref: str) -> str:
     raise RebuildError(f"{root} knows no ref {ref!r}.\nPush it to origin, or name a branch, tag or commit that exists.")
 
 
-def check_settings(root: Path, command: Sequence[str] = (sys.executable, "-m", "stages.check")) -> None:
+def check_settings(root: Path, command: Sequence[str] = (sys.executable, "-m", "commands.check")) -> None:
     """Validate every setting of the clone in a process of its own.
 
     Raises: RebuildError with all that is wrong.
     """
-    if not (root / "stages/check.py").exists():  # a pipeline without settings of ours
+    if not (root / "commands/check.py").exists():  # a pipeline without settings of ours
         return
     done = subprocess.run(command, cwd=root, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode:

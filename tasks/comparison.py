@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 from tasks.errors import RebuildError
 from tasks.grid import Point, Sweep
-from tasks.metrics import Value, lower_is_better
+from tasks.metrics import MetricValue, lower_is_better
 from tasks.report import table
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PointComparison:
     """The rows of a comparison table."""
 
     metric: str
     points: Sequence[Point]
     """Best first."""
-    numbers: Mapping[str, Mapping[str, Value]]
+    numbers: Mapping[str, Mapping[str, MetricValue]]
     """Point → metric → value."""
 
     def csv(self) -> str:
@@ -56,7 +56,7 @@ class Comparison:
         return [self.metric, *(name for name in names if name != self.metric)]
 
 
-def compare(sweep: Sweep, numbers: Mapping[str, Mapping[str, Value]]) -> Comparison:
+def compare(sweep: Sweep, numbers: Mapping[str, Mapping[str, MetricValue]]) -> PointComparison:
     """Rank the points of `sweep` that `numbers` has, by its metric.
 
     Raises: RebuildError when a point's results do not hold that metric.
@@ -68,4 +68,4 @@ def compare(sweep: Sweep, numbers: Mapping[str, Mapping[str, Value]]) -> Compari
             raise RebuildError(f"{point.name} has no metric {sweep.metric!r}.\nName one of: {known}, …")
     sign = 1 if lower_is_better(sweep.metric) else -1
     ranked = sorted(built, key=lambda point: sign * numbers[point.name][sweep.metric].mean)
-    return Comparison(sweep.metric, ranked, numbers)
+    return PointComparison(sweep.metric, ranked, numbers)

@@ -10,7 +10,7 @@ from prefect import allow_failure
 from prefect.futures import PrefectFuture, wait
 
 from tasks.leases import Lease, Slots
-from tasks.reproduce import Place, reproduce, settle
+from tasks.reproduce import RunPlace, reproduce, settle
 from tasks.schedule import Ending, Finish, Node, Outcome, run_nodes
 
 _WHY = {
@@ -23,7 +23,7 @@ _WHY = {
 def dispatch(
     nodes: Iterable[Node],
     slots: Slots,
-    places: Mapping[str, Place],
+    places: Mapping[str, RunPlace],
     stop: threading.Event,
     claim: Callable[[Node], bool] = lambda _: True,
     unclaim: Callable[[Node], None] = lambda _: None,

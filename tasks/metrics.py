@@ -1,4 +1,4 @@
-"""What became of the numbers of a clone: the verdicts of `python -m stages.compare`, and metrics files as values.
+"""What became of the numbers of a clone: the verdicts of `python -m commands.compare`, and metrics files as values.
 
 Nothing here judges what is better, worse or within noise: that command does, in a process of its own.
 """
@@ -16,13 +16,13 @@ from typing import Any
 
 from tasks.processes import environment
 
-COMPARE = (sys.executable, "-m", "stages.compare")
+COMPARE = (sys.executable, "-m", "commands.compare")
 _LOWER_IS_BETTER = ("loss", "nll", "perplexity", "kl", "ece", "error")
 _SPREAD = ("std", "ci95", "per_seed")
 
 
 @dataclass(frozen=True)
-class Value:
+class MetricValue:
     """A number with its 95 % interval, where the metrics file gives one."""
 
     mean: float
@@ -34,34 +34,34 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Change:
+class MetricChange:
     """One metric before and after."""
 
     name: str
     """File stem and keys: `tiny.minillm.toy_id.rouge_l`."""
-    old: Value | None
-    new: Value | None
+    old: MetricValue | None
+    new: MetricValue | None
     verdict: str
     """The command's: `worse`, `better`, `changed`, `new`, `gone` or `within noise`."""
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CommitMetrics:
     """The working tree against a commit, or why there is none."""
 
     text: str = ""
     """Markdown, as `--markdown` writes it."""
-    metrics: Sequence[Change] = ()
+    metrics: Sequence[MetricChange] = ()
     failure: str = ""
     """What went wrong, in the command's own words; then nobody knows whether anything is worse."""
 
     @property
-    def worse(self) -> list[Change]:
+    def worse(self) -> list[MetricChange]:
         """Metrics that got worse by more than chance."""
         return [change for change in self.metrics if change.verdict == "worse"]
 
 
-def compare_with(root: Path, rev: str, command: Sequence[str] = COMPARE) -> Comparison:
+def compare_with(root: Path, rev: str, command: Sequence[str] = COMPARE) -> CommitMetrics:
     """Compare the working tree of `root` with commit `rev`; a command that fails or cannot be read is a failure."""
     with tempfile.TemporaryDirectory() as folder:
         numbers, text = Path(folder) / "compare.json", Path(folder) / "compare.md"
@@ -69,31 +69,31 @@ def compare_with(root: Path, rev: str, command: Sequence[str] = COMPARE) -> Comp
         done = subprocess.run(asked, cwd=root, env=environment(), capture_output=True, text=True, check=False)
         if done.returncode:
             said = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
-            return Comparison(failure=f"`python -m stages.compare {rev}` failed: {said}")
+            return CommitMetrics(failure=f"`python -m commands.compare {rev}` failed: {said}")
         try:
             metrics = [_change(row) for row in json.loads(numbers.read_text(encoding="utf-8"))["metrics"]]
-            return Comparison(text.read_text(encoding="utf-8"), metrics)
+            return CommitMetrics(text.read_text(encoding="utf-8"), metrics)
         except (OSError, ValueError, LookupError, TypeError) as error:
             reason = f"{type(error).__name__}: {error}"
-            return Comparison(failure=f"`python -m stages.compare {rev}` wrote what cannot be read ({reason})")
+            return CommitMetrics(failure=f"`python -m commands.compare {rev}` wrote what cannot be read ({reason})")
 
 
-def _change(row: Mapping[str, Any]) -> Change:
+def _change(row: Mapping[str, Any]) -> MetricChange:
     old, new = (None if row[side] is None else _value(row[side]) for side in ("old", "new"))
-    return Change(row["name"], old, new, row["verdict"])
+    return MetricChange(row["name"], old, new, row["verdict"])
 
 
-def _value(number: Mapping[str, Any]) -> Value:
+def _value(number: Mapping[str, Any]) -> MetricValue:
     ends = number.get("ci95")
-    return Value(float(number["mean"]), (float(ends[0]), float(ends[1])) if ends else None)
+    return MetricValue(float(number["mean"]), (float(ends[0]), float(ends[1])) if ends else None)
 
 
-def values(content: Any, name: str) -> Iterator[tuple[str, Value]]:
+def values(content: Any, name: str) -> Iterator[tuple[str, MetricValue]]:
     """A metrics file's numbers by dotted name; {"mean": …, "ci95": [low, high]} is one, with its interval."""
     if isinstance(content, bool):
         return
     if isinstance(content, int | float):
-        yield name, Value(float(content))
+        yield name, MetricValue(float(content))
     elif isinstance(content, Mapping) and isinstance(content.get("mean"), int | float):
         yield name, _value(content)
     elif isinstance(content, Mapping):

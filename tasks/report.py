@@ -10,7 +10,7 @@ from pathlib import Path
 from prefect.artifacts import create_markdown_artifact
 from prefect.events import emit_event
 
-from tasks.metrics import Comparison
+from tasks.metrics import CommitMetrics
 from tasks.progress import duration
 from tasks.schedule import Ending, Outcome
 
@@ -27,7 +27,7 @@ class Report:
     base: str
     """The commit compared with, in words: `a1b2c3d Raise the learning rate`; empty where nothing is compared."""
     endings: Mapping[str, Ending]
-    comparison: Comparison
+    comparison: CommitMetrics
     seconds: float
 
     def headline(self) -> str:

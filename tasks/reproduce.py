@@ -40,7 +40,7 @@ _KILLED = re.compile(r"failed to run: .*, exited with (-9|137)$")
 
 
 @dataclass(frozen=True)
-class Place:
+class RunPlace:
     """Where and how the stages of a run are reproduced."""
 
     root: Path
@@ -63,7 +63,7 @@ def _worth_retrying(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_worth_retrying)
-def reproduce(stage: Stage, place: Place, lease: Lease) -> State[Any]:
+def reproduce(stage: Stage, place: RunPlace, lease: Lease) -> State[Any]:
     """Bring one stage up to date: Completed as Built, Restored or UpToDate; Failed; Cancelled by a stop."""
     log = get_run_logger()
     context = TaskRunContext.get()
@@ -97,7 +97,7 @@ def reproduce(stage: Stage, place: Place, lease: Lease) -> State[Any]:
 
 
 def _ending(
-    stage: Stage, place: Place, code: int, lines: list[str], resumed_from: int | None, seconds: float
+    stage: Stage, place: RunPlace, code: int, lines: list[str], resumed_from: int | None, seconds: float
 ) -> State[Any]:
     resumed = "" if resumed_from is None else f"resumed from step {resumed_from}; "
     if code and place.stop.is_set():
@@ -124,7 +124,7 @@ def _reason(stage: Stage, lines: list[str]) -> str:
     return reason
 
 
-def _push(stage: Stage, place: Place) -> str:
+def _push(stage: Stage, place: RunPlace) -> str:
     done = subprocess.run(
         [*DVC, "push", "--run-cache", stage.name], cwd=place.root, capture_output=True, text=True, check=False
     )
@@ -134,7 +134,7 @@ def _push(stage: Stage, place: Place) -> str:
     return ", NOT pushed: `dvc push --run-cache` shows why"
 
 
-def _stage_environment(place: Place, lease: Lease) -> dict[str, str]:
+def _stage_environment(place: RunPlace, lease: Lease) -> dict[str, str]:
     # CUDA numbers devices by speed unless told otherwise; an empty list hides the devices other stages hold.
     chosen = {"CUDA_VISIBLE_DEVICES": ",".join(lease.devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     threads = os.environ.get("OMP_NUM_THREADS", str(place.threads))

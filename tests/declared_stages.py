@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tests.import_closure import closure, python_files
+from tests.import_closure import closure, grouped, python_files
 
-CODE = {"distill", "stages", "tasks", "flows", "benchmarks", "tests"}
+CODE = {"distill", "stages", "commands", "tasks", "flows", "benchmarks", "tests"}
+OBJECTIVES = "distill/objectives"
+# Blocks that run again in seconds: whole folders may stand in their `deps:`, so that the graph stays short.
+SECONDS = {"exposure", "labelled", "lengths", "results", "report"}
 
 
 @dataclass(frozen=True)
@@ -55,29 +59,105 @@ def read_pipeline(root: Path) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def dependency_faults(stage: Stage, root: Path) -> list[str]:
-    """What must change in the stage's `deps:` for them to name its import closure and nothing else.
+def objective_of(stage: Stage) -> str | None:
+    """The file or folder in distill/objectives/ that the stage's command names; None where it names none."""
+    found = re.search(r"\bpython -m stages\.on_\w+ \S+ \S+ (\S+)", stage.command)
+    return f"{OBJECTIVES}/{found.group(1)}" if found else None
 
-    A folder among the `deps:` stands for every non-empty Python file below it; data is left alone.
+
+def needed_files(stage: Stage, root: Path) -> set[Path]:
+    """The modules that the stage runs: the import closure of its command's file, and that of its objective.
+
+    Raises: ValueError when the command, or the objective that it names, is not there.
     """
     names = re.findall(r"\bpython -m (stages\.\w+)", stage.command)
     if not names:
-        return [f"{stage.block}: its command `{stage.command}` must be `python -m stages.<file> ...`"]
+        raise ValueError(f"its command `{stage.command}` must be `python -m stages.<file> ...`")
+    starts = [Path(*name.split(".")).with_suffix(".py") for name in names]
+    if (objective := objective_of(stage)) is not None:
+        starts += sorted(python_files(Path(objective), root)) or [Path(objective)]
     needed: set[Path] = set()
-    for name in names:
-        file = Path(*name.split(".")).with_suffix(".py")
+    for file in starts:
         if not (root / file).is_file():
-            return [f"{stage.block}: {file.as_posix()} does not exist"]
+            raise ValueError(f"{file.as_posix()} does not exist")
         needed |= closure(file, root)
+    return needed
 
+
+def dependency_faults(stage: Stage, pipeline: Sequence[Stage], root: Path) -> list[str]:
+    """What must change in the stage's `deps:` for them to name the modules that it runs and nothing else.
+
+    A folder among the `deps:` stands for every non-empty Python file below it; data is left alone. Methods that
+    share a template share its `deps:`, so a module may stand there that only another one's objective imports.
+    """
+    try:
+        needed = needed_files(stage, root)
+        allowed = needed | _of_template(stage, pipeline, root)
+    except ValueError as error:
+        return [f"{stage.block}: {error}"]
     code = [dep for dep in stage.deps if PurePosixPath(dep).parts[0] in CODE]
     covered = {dep: python_files(Path(dep), root) for dep in code}
     missing = sorted(needed.difference(*covered.values()))
     faults = [f"{stage.block}: add    - {file.as_posix()}" for file in missing]
     for dep in code:
-        foreign = ", ".join(file.as_posix() for file in sorted(covered[dep] - needed))
+        foreign = covered[dep] - allowed
+        if stage.block in SECONDS and covered[dep] & allowed:
+            continue
         if not (root / dep).exists():
             faults.append(f"{stage.block}: remove - {dep}  (there is no such file)")
         elif foreign:
-            faults.append(f"{stage.block}: remove - {dep}  (it never imports {foreign})")
+            names = ", ".join(file.as_posix() for file in sorted(foreign))
+            faults.append(f"{stage.block}: remove - {dep}  (it never imports {names})")
     return faults
+
+
+def _of_template(stage: Stage, pipeline: Sequence[Stage], root: Path) -> set[Path]:
+    """What the objectives of stages with the same command import from outside of distill/objectives/."""
+    if objective_of(stage) is None:
+        return set()
+    command = stage.command.split()[2]
+    alike = [each for each in pipeline if command in each.command.split()]
+    found = set[Path]().union(*(needed_files(each, root) for each in alike))
+    return {file for file in found if not file.is_relative_to(OBJECTIVES)}
+
+
+def written_deps(stages: Sequence[Stage], pipeline: Sequence[Stage], root: Path) -> list[str]:
+    """The code half of the `deps:` of one block, whose instances are `stages`, as lines of dvc.yaml."""
+    one = stages[0]
+    files = needed_files(one, root) | _of_template(one, pipeline, root)
+    if one.block in SECONDS:
+        folders = {Path(*file.parts[:2]) if file.parts[0] == "distill" else file for file in files}
+        return [folder.as_posix() for folder in sorted(folders)]
+    if objective_of(one) is None:
+        return grouped(files, root)
+    apart = {file for file in files if not file.is_relative_to(OBJECTIVES)}
+    return sorted([*grouped(apart, root), f"{OBJECTIVES}/${{objective}}"])
+
+
+def with_written_deps(text: str, pipeline: Sequence[Stage], root: Path) -> str:
+    """The text of dvc.yaml with the code half of every `deps:` made anew; data and comments stay.
+
+    A block that writes no `deps:` of its own takes those of its template. One without an instance (no set is
+    judged, say) is left as it is.
+    """
+    blocks: dict[str, list[Stage]] = {}
+    for stage in pipeline:
+        blocks.setdefault(stage.block, []).append(stage)
+    lines: list[str] = []
+    block, indent = "", -1
+    for line in text.splitlines():
+        if found := re.match(r"  (\w+):", line):
+            block = found.group(1)
+        depth = len(line) - len(line.lstrip())
+        item = line.lstrip().removeprefix("- ")
+        if 0 <= indent <= depth and line.lstrip().startswith("- "):
+            if PurePosixPath(item).parts[0] not in CODE or (item != f"{OBJECTIVES}/${{objective}}" and "${" in item):
+                lines.append(line)
+            continue
+        if indent >= 0:
+            lines += [f"{' ' * (indent + 2)}- {dep}" for dep in written_deps(blocks[block], pipeline, root)]
+            indent = -1
+        lines.append(line)
+        if line.strip() == "deps:" and block in blocks:
+            indent = depth
+    return "\n".join(lines) + "\n"

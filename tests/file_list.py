@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.import_closure import ROOT, python_files
 
 FILE = Path("docs/files.md")
-PACKAGES = ("distill", "stages", "tasks", "flows", "benchmarks")
+PACKAGES = ("distill", "stages", "commands", "tasks", "flows", "benchmarks")
 _HEADING = re.compile(r"^## `(?P<folder>[\w/]+/)`.*$", re.MULTILINE)
 
 

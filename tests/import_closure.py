@@ -1,9 +1,10 @@
 """What a Python file of this project imports, directly and through others, read from the source alone.
 
 DVC does not follow imports, so the `deps:` of a stage must name every module that it runs: test_layout.py
-compares the two. The closure is printed, in the form dvc.yaml wants, by
+compares the two.
 
-    python -m tests.import_closure stages/sft.py
+    python -m tests.import_closure stages/base.py    prints a closure in the form that dvc.yaml wants
+    python -m tests.import_closure --write           rewrites the code half of every `deps:` of dvc.yaml in place
 
 Imports inside functions count, imports under `if TYPE_CHECKING:` do not, because they never run. Importing
 `a.b.c` runs `a/__init__.py` and `a/b/__init__.py` too; those that are empty are left out.
@@ -18,7 +19,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLLOWED = ("distill", "stages")
+FOLLOWED = ("distill", "stages", "commands")
 
 
 def imported_names(source: str, package: str, *, type_checking: bool = False) -> set[str]:
@@ -129,12 +130,18 @@ def python_files(path: Path, root: Path = ROOT) -> set[Path]:
 
 
 def main() -> None:
-    """Print the closure of each file named on the command line."""
+    """Print the closure of each file named on the command line, or bring dvc.yaml up to date."""
+    if sys.argv[1:] == ["--write"]:
+        from tests.declared_stages import read_pipeline, with_written_deps
+
+        path = ROOT / "dvc.yaml"
+        path.write_text(with_written_deps(path.read_text(encoding="utf-8"), read_pipeline(ROOT), ROOT), "utf-8")
+        return
     if not sys.argv[1:]:
-        sys.exit("usage: python -m tests.import_closure stages/sft.py [...]")
+        sys.exit("usage: python -m tests.import_closure stages/base.py [...], or --write for all of dvc.yaml")
     for argument in sys.argv[1:]:
         if not (ROOT / argument).is_file():
-            sys.exit(f"error: {argument} does not exist; name a file such as stages/sft.py")
+            sys.exit(f"error: {argument} does not exist; name a file such as stages/base.py")
         print(f"# {argument}")
         for line in grouped(closure(Path(argument))):
             print(f"      - {line}")

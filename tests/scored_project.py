@@ -164,5 +164,5 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def experiment_of(root: Path) -> results.Experiment:
-    return results.read_experiment(root / "params.yaml", "tiny")
+def experiment_of(root: Path) -> results.StudentTable:
+    return results.read_student(root / "params.yaml", "tiny")

@@ -17,10 +17,10 @@ from benchmarks.ablations import ARMS, HEAD, STEPS, profile_section, row
 from benchmarks.gradient_variance import BATCH, BATCHES, GROUPS, Moments, settings_of
 from benchmarks.kept_runs import RATES, Arm, Runs
 from benchmarks.short_ablations import CHOSEN
-from benchmarks.toy_runs import Outcome, ToyRuns
+from benchmarks.toy_runs import ToyOutcome, ToyRuns
 from benchmarks.workspace import ROOT, curve
-from distill.minillm.loop import MiniLLMRun
-from distill.minillm.settings import MiniLLMSettings
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.loop import MiniLLMRun
 from distill.project.errors import DivergedError
 from distill.project.files import read_json
 from stages import evalset, minillm, respond, rouge
@@ -53,9 +53,9 @@ def test_the_short_study_takes_its_arms_from_the_long_one() -> None:
     assert len(set(CHOSEN)) == len(CHOSEN)
 
 
-def outcome(valid: float, **values: float) -> Outcome:
-    known = dict.fromkeys((f.name for f in fields(Outcome)), 10.0) | {"test": valid + 1, **values}
-    return Outcome(**{**known, "valid": [0.0, valid, 0.5], "best_step": 48, "collapse": ""})  # type: ignore[arg-type]
+def outcome(valid: float, **values: float) -> ToyOutcome:
+    known = dict.fromkeys((f.name for f in fields(ToyOutcome)), 10.0) | {"test": valid + 1, **values}
+    return ToyOutcome(**{**known, "valid": [0.0, valid, 0.5], "best_step": 48, "collapse": ""})  # type: ignore[arg-type]
 
 
 def empty(tmp_path: Path) -> Runs:
@@ -111,7 +111,7 @@ def test_a_study_keeps_its_order_and_no_worker_waits(tmp_path: Path, monkeypatch
     arms = {"first": Arm(seeds=(0, 1)), "second": Arm({"teacher_mix_alpha": 0.0}, seeds=(0, 1))}
     began: list[tuple[str, float, int]] = []
 
-    def measure(settings: MiniLLMSettings, start: str, seed: int, prompts: str) -> Outcome:
+    def measure(settings: MiniLLMSettings, start: str, seed: int, prompts: str) -> ToyOutcome:
         name = "first" if settings.teacher_mix_alpha else "second"
         began.append((name, settings.learning_rate, seed))
         return outcome(9.0 if settings.learning_rate == 4e-3 else 1.0)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distill.scoring.changes import Change, Value, compare, direction, values
-from distill.scoring.comparison import Comparison, to_markdown
+from distill.scoring.comparison import CommitComparison, to_markdown
 from tests.scored_project import put
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,7 +93,7 @@ def test_markdown_folds_noise_away() -> None:
         change(30, 20, name="tiny.sft.toy.rouge_l"),
         change(1, 9, name="tiny.sft.kl.forward_kl"),
     ]
-    found = Comparison(
+    found = CommitComparison(
         "a1b2 Fix | mend", metrics, {"params.yaml: seed": (0, 1)}, ["data/x"], {"distill/a.py": "+1 −2"}, 2
     )
     text = to_markdown(found)
@@ -158,7 +158,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_command_tells_settings_data_code_and_metrics(repository: Path) -> None:
-    told = run(repository, sys.executable, "-m", "stages.compare", "HEAD", "--markdown", "out/compare.md")
+    told = run(repository, sys.executable, "-m", "commands.compare", "HEAD", "--markdown", "out/compare.md")
     assert "1 worse, 1 better" in told.splitlines()[-1]
     assert "out of date" not in told
     text = (repository / "out/compare.md").read_text(encoding="utf-8")
@@ -176,11 +176,11 @@ def test_command_tells_settings_data_code_and_metrics(repository: Path) -> None:
 
 
 def test_gate_fails_when_a_metric_got_worse(repository: Path) -> None:
-    run(repository, sys.executable, "-m", "stages.compare", "HEAD", "--fail-if-worse", code=2)
+    run(repository, sys.executable, "-m", "commands.compare", "HEAD", "--fail-if-worse", code=2)
 
 
 def test_a_program_reads_the_same(repository: Path) -> None:
-    told = json.loads(run(repository, sys.executable, "-m", "stages.compare", "HEAD", "--json", "-"))
+    told = json.loads(run(repository, sys.executable, "-m", "commands.compare", "HEAD", "--json", "-"))
     assert told["headline"] == "1 worse, 1 better"
     assert told["commit"].endswith("First | ever")
     assert told["stale"] == 0
@@ -192,24 +192,24 @@ def test_a_program_reads_the_same(repository: Path) -> None:
     assert told["metrics"][0]["difference_ci95"] == pytest.approx([5 - 2**0.5, 5 + 2**0.5])
     assert told["settings"] == {"params.yaml: quality": {"old": 20.0, "new": 25.0}}
     assert (told["data"], told["code"]) == (["words.txt"], {"distill/score.py": "+1 −0"})
-    table = run(repository, sys.executable, "-m", "stages.compare", "HEAD", "--json", "out/compare.json")
+    table = run(repository, sys.executable, "-m", "commands.compare", "HEAD", "--json", "out/compare.json")
     assert "1 worse, 1 better" in table.splitlines()[-1]
     assert json.loads((repository / "out/compare.json").read_text(encoding="utf-8")) == told
 
 
 def test_against_a_commit_that_was_never_built(repository: Path) -> None:
-    told = json.loads(run(repository, sys.executable, "-m", "stages.compare", "HEAD~1", "--json", "-"))
+    told = json.loads(run(repository, sys.executable, "-m", "commands.compare", "HEAD~1", "--json", "-"))
     assert {row["verdict"] for row in told["metrics"]} == {"new"}
 
 
 @pytest.mark.parametrize("option", ["--json", "--markdown"])
 def test_a_folder_is_no_file_to_write_to(repository: Path, option: str) -> None:
-    told = run(repository, sys.executable, "-m", "stages.compare", "HEAD", option, "results", code=2)
+    told = run(repository, sys.executable, "-m", "commands.compare", "HEAD", option, "results", code=2)
     assert "results is a folder; name a file to write the comparison to" in told
 
 
 def test_unknown_commit_is_one_message(repository: Path) -> None:
-    told = run(repository, sys.executable, "-m", "stages.compare", "nonsense", code=2)
+    told = run(repository, sys.executable, "-m", "commands.compare", "nonsense", code=2)
     assert "check that this is a git clone with that commit" in told
     assert "Traceback" not in told
 
@@ -218,6 +218,6 @@ def test_results_that_are_out_of_date_are_called_so(repository: Path) -> None:
     before = (repository / "params.yaml").read_text(encoding="utf-8")
     put(repository / "params.yaml", "quality: 26.0\n")
     try:
-        assert "1 stage(s) are out of date" in run(repository, sys.executable, "-m", "stages.compare", "HEAD")
+        assert "1 stage(s) are out of date" in run(repository, sys.executable, "-m", "commands.compare", "HEAD")
     finally:
         put(repository / "params.yaml", before)

@@ -47,7 +47,7 @@ def project(tmp_path: Path) -> Path:
 
 def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "stages.compare_paper", *arguments],
+        [sys.executable, "-m", "commands.compare_paper", *arguments],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

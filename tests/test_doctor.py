@@ -1,4 +1,4 @@
-"""`stages.doctor`: what cannot work is said before the work, with the fix; what can, with what it takes."""
+"""`commands.doctor`: what cannot work is said before the work, with the fix; what can, with what it takes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from distill.minillm.settings import MiniLLMSettings
+from commands import doctor
+from commands.doctor_plan import placement
+from distill.objectives.minillm.settings import MiniLLMSettings
 from distill.objectives.sft import ObjectiveSettings
-from distill.preflight import calibration
+from distill.preflight import speeds
 from distill.preflight.machine import Gpu, Machine, version_findings
 from distill.preflight.models import origin_findings, reference_origin
 from distill.preflight.project import lock_findings, remote_finding, server_finding
@@ -26,8 +28,6 @@ from distill.preflight.workload import Lengths, minillm_work, supervised_work
 from distill.project.references import Reference
 from distill.runs.hardware import HardwareSettings
 from distill.text.tokenizers import learn_bpe
-from stages import doctor
-from stages.doctor_plan import placement
 from tests.tiny_pipeline import edit, environment, make
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,10 +70,10 @@ def test_a_sound_project_is_left_in_peace(examine: Callable[..., tuple[int, str]
 def test_the_quick_form_runs_before_a_rebuild_and_imports_no_torch(sound: Path) -> None:
     for target in ("repro", "rebuild"):
         planned = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        assert planned.index("stages.doctor --quick") < max(
+        assert planned.index("commands.doctor --quick") < max(
             planned.find("tasks.side_by_side"), planned.find("flows.rebuild")
         )
-    probe = "import sys; sys.argv = ['doctor', '--quick']; from stages import doctor; doctor.main(); "
+    probe = "import sys; sys.argv = ['doctor', '--quick']; from commands import doctor; doctor.main(); "
     probe += "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", probe], cwd=sound, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -123,7 +123,7 @@ def test_a_model_that_is_not_there_stops(examine: Callable[..., tuple[int, str]]
 def test_the_whole_form_shows_steps_tokens_memory_and_time(
     examine: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibration, "SECONDS", 4.2)
+    monkeypatch.setattr(speeds, "SECONDS", 4.2)
     code, said = examine("small")
     assert code == 0
     assert "small: estimates" in said and "GFLOP/s training" in said
@@ -137,7 +137,7 @@ def test_the_whole_form_shows_steps_tokens_memory_and_time(
 
 
 def test_an_unknown_student_is_named(sound: Path) -> None:
-    command = [sys.executable, "-m", "stages.doctor", "large", "--quick"]
+    command = [sys.executable, "-m", "commands.doctor", "large", "--quick"]
     done = subprocess.run(command, cwd=sound, env=environment(), capture_output=True, text=True)
     assert done.returncode == 2 and "`large` is no student of params.yaml; use one of: small" in done.stderr
 

@@ -34,7 +34,7 @@ sys.meta_path.insert(0, Press())
             "pydantic",
             "interrupted: nothing half-written was kept; run the same command to continue",
         ),
-        ("stages.check", "pydantic", "interrupted: nothing half-written was kept; run the same command to continue"),
+        ("commands.check", "pydantic", "interrupted: nothing half-written was kept; run the same command to continue"),
         ("tasks.side_by_side", "rich.console", "interrupted: run the same command to continue"),
         ("benchmarks.growth", "torch", "interrupted: run the same command to continue"),
         ("flows.rebuild", "prefect", "interrupted: run the same command to continue"),
@@ -52,7 +52,7 @@ def test_ctrl_c_during_imports(tmp_path: Path, module: str, package: str, senten
 def test_other_errors_keep_their_traceback(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['pydantic'] = None\n")
     variables = {**environment(), "PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-m", "stages.check"]
+    command = [sys.executable, "-m", "commands.check"]
     ran = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     assert ran.stderr.startswith("Traceback")
     assert ran.returncode == 1

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from distill.minillm import collapse
-from distill.minillm.loop import Machine, MiniLLMRun, Task
-from distill.minillm.settings import MiniLLMSettings
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy import collapse
+from distill.on_policy.loop import Execution, MiniLLMRun, Task
 from distill.project.errors import DivergedError
 from distill.runs.curves import Curves
 from tests.tiny_models import EOS, checksum, tiny_model
@@ -102,7 +102,7 @@ def new_run(
     if teacher is None:
         teacher = tiny_model(vocabulary=14, width=24, seed=1, dtype=torch.float32)
     settings = MiniLLMSettings(**{**chosen, **given})
-    return MiniLLMRun(student, teacher, Task(PROMPTS, 24, EOS), settings, Machine(16, 32), 0, checksum, on_collapse)
+    return MiniLLMRun(student, teacher, Task(PROMPTS, 24, EOS), settings, Execution(16, 32), 0, checksum, on_collapse)
 
 
 def test_what_describes_a_token_does_not_depend_on_how_the_loss_is_normalised() -> None:

@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from distill.generation.decode import Mixture, Response, left_pad, sample_responses
-from distill.minillm.loop import Machine, MiniLLMRun, Task
-from distill.minillm.losses import Packed
-from distill.minillm.rollouts import Collection, MicroBatch, collect, micro_batches, require_agreement, right_pad
-from distill.minillm.settings import MiniLLMSettings
 from distill.models.parts import backbone, head, require_plain_head, shared_vocabulary
+from distill.objectives.minillm.losses import Packed
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.rollouts import Collection, MicroBatch, collect, micro_batches, require_agreement, right_pad
 from distill.project.errors import ModelError, TrainingError
 from distill.project.randomness import key
 from tests.tiny_models import ARCHITECTURES, EOS, checksum, tiny_model
@@ -229,7 +229,7 @@ def test_a_run_checks_its_first_rollouts() -> None:
     student, teacher = tiny_model(dtype=torch.float32), tiny_model(seed=1, dtype=torch.float32)
     sabotage(student, "positions")
     task = Task(PROMPTS, LONGEST, EOS)
-    run = MiniLLMRun(student, teacher, task, minillm(), Machine(4, 8), 0, checksum)
+    run = MiniLLMRun(student, teacher, task, minillm(), Execution(4, 8), 0, checksum)
     with pytest.raises(TrainingError, match="positions or cache are not handled"):
         run.train()
 

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distill.minillm.loop import Machine, MiniLLMRun, Task
-from distill.minillm.losses import METRICS, Packed, packed_loss, token_losses
-from distill.minillm.returns import whitened
-from distill.minillm.rollouts import (
+from distill.models.parts import head
+from distill.objectives.minillm.losses import METRICS, Packed, packed_loss, token_losses
+from distill.objectives.minillm.returns import whitened
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.rollouts import (
     Collection,
     MicroBatch,
     assemble,
@@ -24,8 +26,6 @@ from distill.minillm.rollouts import (
     prompt_stream,
     response_hidden,
 )
-from distill.minillm.settings import MiniLLMSettings
-from distill.models.parts import head
 from distill.project.errors import DivergedError, TrainingError
 from tests.tiny_models import ARCHITECTURES, EOS, checksum, tiny_model
 
@@ -179,7 +179,7 @@ def test_prompts_come_in_whole_shuffled_epochs() -> None:
 # --- the run --------------------------------------------------------------------------------------------------------
 
 
-def new_run(settings: MiniLLMSettings, machine: Machine, **given: Any) -> MiniLLMRun:
+def new_run(settings: MiniLLMSettings, machine: Execution, **given: Any) -> MiniLLMRun:
     task = Task(PROMPTS, LONGEST, EOS, torch.arange(200) % 11)
     student, teacher = tiny_model(spread=0.2), tiny_model(vocabulary=14, width=24, seed=1)
     return MiniLLMRun(student, teacher, given.get("task", task), settings, machine, 0, checksum)
@@ -188,7 +188,7 @@ def new_run(settings: MiniLLMSettings, machine: Machine, **given: Any) -> MiniLL
 @pytest.mark.parametrize("alpha", [0.0, 0.3])
 def test_the_machine_changes_no_result(alpha: float) -> None:
     settings = minillm(teacher_mix_alpha=alpha, lm_coef=0.1, minibatch=4, lm_batch=2, lm_length=6)
-    runs = [new_run(settings, machine) for machine in (Machine(1, 3), Machine(4, 64))]
+    runs = [new_run(settings, machine) for machine in (Execution(1, 3), Execution(4, 64))]
     for run in runs:
         run.train()
     assert runs[0].best_step == runs[1].best_step
@@ -202,7 +202,7 @@ def test_the_machine_changes_no_result(alpha: float) -> None:
 def test_every_rollout_is_used_once_an_inner_epoch() -> None:
     settings = minillm(rollouts=8, minibatch=2, inner_epochs=3, max_steps=30)
     assert settings.steps_per_collection == 12
-    run = new_run(settings, Machine(4, 8))
+    run = new_run(settings, Execution(4, 8))
     used: list[int] = []
     for run.step in range(24):
         used += run._minibatch()
@@ -213,7 +213,7 @@ def test_every_rollout_is_used_once_an_inner_epoch() -> None:
 
 def test_the_first_step_is_on_policy() -> None:
     """Before any update q = q_old: without mixing all ratios are 1, nothing is clipped."""
-    run = new_run(minillm(teacher_mix_alpha=0.0, max_steps=1, whiten="none"), Machine(4, 8))
+    run = new_run(minillm(teacher_mix_alpha=0.0, max_steps=1, whiten="none"), Execution(4, 8))
     run.train()
     assert run.curves.last("clipped") == 0.0
     assert run.collection is not None
@@ -222,7 +222,7 @@ def test_the_first_step_is_on_policy() -> None:
 
 
 def test_the_teacher_stays_as_it_is() -> None:
-    run = new_run(minillm(), Machine(4, 8))
+    run = new_run(minillm(), Execution(4, 8))
     before = [parameter.clone() for parameter in run.teacher.parameters()]
     run.train()
     for parameter, old in zip(run.teacher.parameters(), before, strict=True):
@@ -231,7 +231,7 @@ def test_the_teacher_stays_as_it_is() -> None:
 
 
 def test_the_best_weights_are_what_remains() -> None:
-    run = new_run(minillm(max_steps=9), Machine(4, 8))
+    run = new_run(minillm(max_steps=9), Execution(4, 8))
     seen = {}
 
     def watch(model: PreTrainedModel) -> dict[str, float]:
@@ -247,7 +247,7 @@ def test_the_best_weights_are_what_remains() -> None:
 
 
 def test_a_run_that_is_no_longer_finite_stops_before_the_update() -> None:
-    run = new_run(minillm(), Machine(4, 8))
+    run = new_run(minillm(), Execution(4, 8))
     run._collect()
     assert run.collection is not None
     run.collection.responses[0].logprobs[:] = torch.nan
@@ -266,6 +266,6 @@ def test_a_run_that_is_no_longer_finite_stops_before_the_update() -> None:
 
 def test_a_run_with_nothing_to_train_on_is_refused() -> None:
     with pytest.raises(TrainingError, match="no prompt"):
-        new_run(minillm(), Machine(4, 8), task=Task([], LONGEST, EOS))
+        new_run(minillm(), Execution(4, 8), task=Task([], LONGEST, EOS))
     with pytest.raises(TrainingError, match="needs plain text"):
-        new_run(minillm(lm_coef=1.0), Machine(4, 8), task=Task(PROMPTS, LONGEST, EOS))
+        new_run(minillm(lm_coef=1.0), Execution(4, 8), task=Task(PROMPTS, LONGEST, EOS))

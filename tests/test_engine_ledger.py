@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from distill.minillm.ledger import PASSES, CostLedger
-from distill.minillm.loop import Machine, MiniLLMRun, Task
-from distill.minillm.memory import PeakMemory
-from distill.minillm.settings import MiniLLMSettings
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.ledger import PASSES, CostLedger
+from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.process_memory import PeakMemory
 from tests.tiny_models import EOS, checksum, tiny_model
 
 PROMPTS = [[3], [1, EOS, 2], [5, 4, 3, 2, 1, 1, 2], [9, 8]]
@@ -25,7 +25,7 @@ def finished_run(alpha: float = 0.3, lm_coef: float = 0.0) -> MiniLLMRun:
         **chosen, teacher_mix_alpha=alpha, learning_rate=1e-3, lm_coef=lm_coef, lm_batch=2, lm_length=6
     )
     task = Task(PROMPTS, 8, EOS, torch.arange(200) % 11)
-    run = MiniLLMRun(tiny_model(), tiny_model(seed=1), task, settings, Machine(MICRO, DECODE), 0, checksum)
+    run = MiniLLMRun(tiny_model(), tiny_model(seed=1), task, settings, Execution(MICRO, DECODE), 0, checksum)
     run.train()
     return run
 

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from distill.minillm.losses import packed_loss, token_losses
 from distill.models.checkpoints import Adapted, save_checkpoint
 from distill.models.loading import load_model
 from distill.models.lora import (
@@ -29,6 +28,7 @@ from distill.models.lora import (
 from distill.models.parts import backbone, head
 from distill.models.settings import LoraSettings
 from distill.objectives import sft
+from distill.objectives.minillm.losses import packed_loss, token_losses
 from distill.project.errors import ModelError
 from distill.project.files import read_json, sha256_tree, write_json
 from distill.project.references import ModelReference, Reference

@@ -11,12 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from distill.minillm.losses import METRICS, Packed, _TokenStatistics, packed_loss, policy_loss, ratio, token_losses
-from distill.minillm.plaintext import draw_sequences, plaintext_loss, token_stream
-from distill.minillm.schedule import learning_rate
-from distill.minillm.settings import MiniLLMSettings
 from distill.models.parts import backbone, head, precise
 from distill.objectives import kd, seqkd, sft
+from distill.objectives.minillm.losses import (
+    METRICS,
+    Packed,
+    _TokenStatistics,
+    packed_loss,
+    policy_loss,
+    ratio,
+    token_losses,
+)
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.plaintext import draw_sequences, plaintext_loss, token_stream
+from distill.on_policy.schedule import learning_rate
 from tests.tiny_models import ARCHITECTURES, EOS, tiny_model
 
 F64 = torch.float64

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.minillm.loop import Machine, MiniLLMRun, Task
-from distill.minillm.settings import MiniLLMSettings
-from distill.minillm.state import restore, store
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.state import restore, store
 from distill.project.files import sha256_tree
 from distill.runs.resume import ResumeStore, State
 from tests.tiny_models import EOS, checksum, tiny_model
@@ -41,7 +41,7 @@ def new_run(alpha: float = 0.3) -> MiniLLMRun:
     task = Task(PROMPTS, 8, EOS, torch.arange(200) % 11)
     student = tiny_model(spread=0.2, dtype=torch.float32)
     teacher = tiny_model(vocabulary=14, width=24, seed=1, dtype=torch.float32)
-    return MiniLLMRun(student, teacher, task, settings, Machine(4, 8), 0, checksum)
+    return MiniLLMRun(student, teacher, task, settings, Execution(4, 8), 0, checksum)
 
 
 def stage(kill_after: int | None = None, every: int = 3, alpha: float = 0.3) -> MiniLLMRun:

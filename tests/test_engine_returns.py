@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distill.minillm.returns import (
+from distill.objectives.minillm.returns import (
     advantages,
     discounted_returns,
     expected_rewards,
     sampled_rewards,
     whitened,
 )
-from distill.minillm.settings import MiniLLMSettings
+from distill.objectives.minillm.settings import MiniLLMSettings
 
 Rows = list[list[float]]
 

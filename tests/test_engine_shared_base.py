@@ -11,14 +11,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 
-from distill.minillm.loop import Machine, MiniLLMRun, Task
-from distill.minillm.pair import Pair, load_pair
-from distill.minillm.settings import MiniLLMSettings
-from distill.minillm.state import restore, store
 from distill.models.checkpoints import Adapted, save_checkpoint
 from distill.models.loading import load_model
 from distill.models.lora import has_adapter, trainable, with_shared_weights
 from distill.models.settings import LoraSettings
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.pair import ModelPair, load_pair
+from distill.on_policy.state import restore, store
 from distill.project.errors import ModelError
 from distill.project.files import write_json
 from distill.project.references import Reference
@@ -44,11 +44,11 @@ def finished() -> None:
         save_checkpoint(adapted(seed=seed), TOKENIZER, Path(folder), {}, Adapted(LORA, Reference(path="base")))
 
 
-def loaded(lora: LoraSettings | None = LORA) -> Pair:
+def loaded(lora: LoraSettings | None = LORA) -> ModelPair:
     return load_pair(Path("init"), Path("teacher"), lora, "float32", torch.device("cpu"), 0)
 
 
-def run_of(pair: Pair, steps: int = 6) -> MiniLLMRun:
+def run_of(pair: ModelPair, steps: int = 6) -> MiniLLMRun:
     chosen: dict[str, Any] = {"learning_rate": 1e-2, "warmup_steps": 1, "max_steps": steps, "evaluate_every": 2}
     chosen |= {"rollouts": 8, "minibatch": 4, "inner_epochs": 2, "lm_coef": 0.1, "lm_batch": 2, "lm_length": 6}
     task = Task(PROMPTS, 6, EOS, torch.arange(100) % 11)
@@ -59,7 +59,7 @@ def run_of(pair: Pair, steps: int = 6) -> MiniLLMRun:
         """From the start: so the weights that are kept are trained ones."""
         return {"rouge_l": sum(float((p - start[name]).detach().norm()) for name, p in trainable(model).items())}
 
-    return MiniLLMRun(pair.student, pair.teacher, task, settings, Machine(4, 8), 0, distance)
+    return MiniLLMRun(pair.student, pair.teacher, task, settings, Execution(4, 8), 0, distance)
 
 
 @pytest.mark.usefixtures("finished")
@@ -95,7 +95,7 @@ def test_the_teacher_has_the_teachers_adapter_and_keeps_it() -> None:
 def test_sharing_the_base_changes_no_update() -> None:
     """Beside two models loaded apart: same losses to rounding, since a merged teacher rounds differently."""
     together, apart = loaded(), loaded()
-    apart = Pair(apart.student, load_model(Path("teacher")), apart.adapted, shared=False)
+    apart = ModelPair(apart.student, load_model(Path("teacher")), apart.adapted, shared=False)
     runs = [run_of(pair) for pair in (together, apart)]
     for run in runs:
         run.train()

@@ -21,7 +21,7 @@ from distill.project.errors import DivergedError, TrainingError
 from distill.project.progress import Progress
 from distill.runs.curves import Curves
 from distill.runs.hardware import HardwareSettings
-from distill.runs.interrupt import StopRequest
+from distill.runs.stopping import StopRequest
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
 from distill.training import supervised

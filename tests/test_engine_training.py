@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distill.minillm.loop import Machine, MiniLLMRun, Task
-from distill.minillm.settings import MiniLLMSettings
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.loop import Execution, MiniLLMRun, Task
 from tests.tiny_models import EOS, tiny_model
 
 VOCABULARY, LONGEST = 5, 3
@@ -50,7 +50,7 @@ def distilled(**given: Any) -> tuple[MiniLLMRun, PreTrainedModel]:
     def validate(model: PreTrainedModel) -> dict[str, float]:
         return {"rouge_l": -exact_kl(model, teacher)}
 
-    run = MiniLLMRun(student, teacher, Task(PROMPTS, LONGEST, EOS), settings, Machine(32, 64), 0, validate)
+    run = MiniLLMRun(student, teacher, Task(PROMPTS, LONGEST, EOS), settings, Execution(32, 64), 0, validate)
     run.train()
     return run, start
 

@@ -30,11 +30,11 @@ import torch
 from torch import Tensor
 
 from distill.generation.decode import Response
-from distill.minillm.losses import Packed, packed_loss, token_losses
-from distill.minillm.returns import advantages
-from distill.minillm.rollouts import assemble, micro_batches, response_hidden, score_with_teacher
-from distill.minillm.settings import MiniLLMSettings
 from distill.models.parts import backbone, head
+from distill.objectives.minillm.losses import Packed, packed_loss, token_losses
+from distill.objectives.minillm.returns import advantages
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.rollouts import assemble, micro_batches, response_hidden, score_with_teacher
 from tests.tiny_models import EOS, tiny_model
 
 VOCABULARY, LONGEST, TABLES = 4, 3, 30

@@ -122,12 +122,12 @@ def test_a_gate_that_cannot_compare_does_not_pass(
     change(repository, "quality: 20.0", "quality: 15.0")
     (repository / "stages").mkdir()  # hides the project's own
     (repository / "stages/__init__.py").touch()
-    (repository / "stages/compare.py").write_text("raise SystemExit('error: out of order; mend it')\n")
+    (repository / "commands/compare.py").write_text("raise SystemExit('error: out of order; mend it')\n")
     state = build()
     assert state.is_completed()
     report = artifacts(client, state)["rebuild-report"]["data"]
     assert "## Not compared with" in report
-    assert "`python -m stages.compare HEAD` failed: error: out of order; mend it" in report
+    assert "`python -m commands.compare HEAD` failed: error: out of order; mend it" in report
     assert "| score | Built |" in report
 
     state = build(fail_if_worse=True)

@@ -164,7 +164,7 @@ def test_the_budget_spans_cells_and_results_say_not_judged(
     run(monkeypatch, project, results_stage, "tiny")
     off = read(project / "results/tiny.json")
     assert all("judge" not in off[model][name] for model in off for name in ("own", "other"))
-    assert results.read_experiment(project / "params.yaml", "tiny").judged == ()
+    assert results.read_student(project / "params.yaml", "tiny").judged == ()
 
 
 def test_the_dry_run_tells_what_is_still_to_buy(

@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers.activations import ACT2FN
 
+from commands import check
 from distill.generation.decode import sample_responses
-from distill.minillm.rollouts import collect
 from distill.models.loading import load_model
 from distill.models.parts import head, require_plain_head
 from distill.objectives import kd
+from distill.on_policy.rollouts import collect
 from distill.text.tokenizers import learn_bpe
-from stages import base, check, divergence, evalset, minillm, prepare, pseudo, respond, seqkd, sft
+from stages import base, divergence, evalset, minillm, prepare, pseudo, respond, seqkd, sft
 from stages import kd as kd_stage
 from tests.test_data_prompts import CHAT, tokenizer
 from tests.test_engine_losses import minillm as minillm_settings

@@ -21,9 +21,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill.generation.decode import Mixture, sample_responses
-from distill.minillm.loop import Machine, MiniLLMRun, Task
-from distill.minillm.settings import MiniLLMSettings
 from distill.objectives import kd
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.loop import Execution, MiniLLMRun, Task
 from distill.parallel.group import end_worker
 from distill.parallel.launch import fitting_micro_batch, relaunch_if_asked, smaller_next_time
 from distill.parallel.processes import ALONE, Processes, joined_processes
@@ -71,7 +71,7 @@ def minillm(rows: int) -> dict[str, Tensor]:
     chosen: dict[str, Any] = {"learning_rate": 1e-3, "warmup_steps": 0, "max_steps": 4, "evaluate_every": 4}
     settings = MiniLLMSettings(**chosen, rollouts=rows, minibatch=rows, inner_epochs=4, lm_coef=0.0)
     run = MiniLLMRun(
-        model(0), model(1), Task(sequences(rows, 200), 8, EOS), settings, Machine(rows, 4), 0, checksum
+        model(0), model(1), Task(sequences(rows, 200), 8, EOS), settings, Execution(rows, 4), 0, checksum
     )  # fmt: skip
     run.train()
     return run.engine.weights()

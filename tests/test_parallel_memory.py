@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 
 from distill.generation import decode
 from distill.generation.decode import sample_responses
-from distill.minillm import rollouts, update
-from distill.minillm.loop import Machine, MiniLLMRun, Task
-from distill.minillm.settings import MiniLLMSettings
 from distill.objectives import kd
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy import rollouts, update
+from distill.on_policy.loop import Execution, MiniLLMRun, Task
 from distill.parallel import launch
 from distill.parallel.group import EXIT_OUT_OF_MEMORY
 from distill.parallel.launch import HALVINGS, fitting_micro_batch, smaller_next_time
@@ -58,7 +58,7 @@ def distilled(micro_batch: int, **given: Any) -> MiniLLMRun:
         tiny_model(vocabulary=14, width=24, seed=1),
         task,
         settings,
-        Machine(micro_batch, 16, **given),
+        Execution(micro_batch, 16, **given),
         0,
         checksum,
     )
@@ -195,7 +195,7 @@ def test_a_launched_stage_is_started_again_until_it_fits(monkeypatch: pytest.Mon
 ROOT = Path(__file__).resolve().parents[1]
 FREED_AND_TAKEN = """
 import resource, torch
-from distill.minillm.memory import keep_freed_memory
+from distill.on_policy.process_memory import keep_freed_memory
 {}
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(16):  # until the heap has its size

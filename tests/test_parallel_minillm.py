@@ -22,9 +22,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from distill.minillm.loop import Machine, MiniLLMRun, Task
-from distill.minillm.settings import MiniLLMSettings
-from distill.minillm.state import restore, store
+from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.state import restore, store
 from distill.parallel.processes import ALONE, Processes, joined_processes
 from distill.runs.hardware import HardwareSettings
 from distill.runs.resume import RESUME_FOLDER, ResumeStore
@@ -50,7 +50,7 @@ def new_run(processes: Processes, stage: str) -> MiniLLMRun:
     precision = torch.bfloat16 if half or resting else torch.float32
     teacher = tiny_model("llama", vocabulary=14, width=24, seed=1, dtype=precision)
     zero = None if stage.endswith("plain") else HardwareSettings(zero_stage=int(stage[-1]))
-    machine = Machine(
+    machine = Execution(
         1,
         4,
         processes,

@@ -1,4 +1,4 @@
-"""A profile from a sentence: what `stages.adopt` writes is sound and runs; what it cannot do it says and undoes."""
+"""A profile from a sentence: what `commands.adopt` writes is sound and runs; what it cannot do it says and undoes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from commands import adopt, check
+from commands.adopt_models import Models
+from commands.adopt_recipe import SIZES, Adoption, profile_text, size_of
 from distill.project.references import Reference
 from distill.project.settings import read_yaml
 from distill.text.tokenizers import learn_bpe
-from stages import adopt, base, check, evalset, prepare, sft
-from stages.adopt_models import Models
-from stages.adopt_recipe import SIZES, Adoption, profile_text, size_of
+from stages import base, evalset, prepare, sft
 from tests.test_data_prompts import CHAT, tokenizer
 from tests.tiny_models import tiny_model
 from tests.tiny_pipeline import ROOT, Stage, edit, in_folder

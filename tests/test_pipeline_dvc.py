@@ -79,9 +79,9 @@ def test_nothing_is_rebuilt_for_another_machine_or_for_orchestration(clone: Path
 @pytest.mark.parametrize(
     ("file", "some"),
     [
-        ("distill/minillm/losses.py", {"minillm@small"}),
+        ("distill/objectives/minillm/losses.py", {"minillm@small"}),
         ("distill/training/supervised.py", {"teacher_base@mini", "teacher@mini", "sft@small", "init@small"}),
-        ("distill/scoring/rouge.py", {"rouge@small-sft-toy_id", "sft@small", "responses@small-sft-toy_id"}),
+        ("distill/text/rouge.py", {"rouge@small-sft-toy_id", "sft@small", "responses@small-sft-toy_id"}),
         ("distill/scoring/tables.py", {"report"}),
         ("distill/world/lore.py", {"prepare@mini"}),
     ],

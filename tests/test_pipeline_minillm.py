@@ -8,7 +8,7 @@ from typing import Any
 import pandas
 import pytest
 
-from distill.minillm import memory, pair
+from distill.on_policy import pair, process_memory
 from distill.runs import resume
 from stages import minillm
 from tests.tiny_pipeline import MINI, SMALL, edit, in_folder
@@ -22,7 +22,9 @@ class SeenError(Exception):
 
 def test_minillm_keeps_the_memory_that_it_frees(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bool] = []
-    monkeypatch.setattr(memory, "keep_freed_memory", lambda: told.append((project / "runs/small/minillm").exists()))
+    monkeypatch.setattr(
+        process_memory, "keep_freed_memory", lambda: told.append((project / "runs/small/minillm").exists())
+    )
     in_folder(project)(minillm.main, "small", "minillm")
     assert told == [False]  # once, and before the work
     assert (project / "runs/small/minillm").exists()

@@ -24,8 +24,8 @@ from distill.project.progress import Progress
 from distill.project.randomness import key, rng
 from distill.project.settings import Settings
 from distill.runs.hardware import HardwareSettings
-from distill.runs.interrupt import stop_after_step
 from distill.runs.resume import ResumeStore, State, is_intact, seal
+from distill.runs.stopping import stop_after_step
 from distill.text.examples import Example
 from distill.training.supervised import train_supervised
 from stages.experiment import read_experiment

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from commands import check
 from distill.project.errors import run_stage
-from stages import check, evalset, prepare, results
+from stages import evalset, prepare, results
 from tests.tiny_pipeline import DELETED, PROFILE, ROOT, TABLE, edit, environment
 
 PARAMS = Path("params.yaml")
@@ -22,7 +23,7 @@ SMALL = "recipe.students.small"
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What `stages.check` reads of the small pipeline, with this folder as the current one."""
+    """What `commands.check` reads of the small pipeline, with this folder as the current one."""
     for folder in ("profiles", "evalsets", "labelsets", "judge", "distill/world"):
         (tmp_path / folder).mkdir(parents=True)
     for file in ("params.yaml", "dvc.yaml", "evalsets/toy_id.yaml", "labelsets/toy_whether.yaml", "judge/prompt.txt"):
@@ -232,7 +233,7 @@ def test_an_empty_split_of_the_world(project: Path, refused: Refused) -> None:
 
 def test_the_command_itself(project: Path) -> None:
     edit(project / MINI, f"{SMALL}.sft.learning_rat", 1e-3)
-    command = [sys.executable, "-m", "stages.check"]
+    command = [sys.executable, "-m", "commands.check"]
     variables = environment() | {"PYTHONPATH": str(ROOT)}
     ran = subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True, check=False)
     assert (ran.returncode, ran.stdout) == (2, "")

@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from commands import check
 from distill.models.lora import add_adapter, save_adapter
 from distill.models.settings import LoraSettings
 from distill.project.settings import read_yaml
 from distill.text.tokenizers import learn_bpe, load_tokenizer
-from stages import base, check, evalset, kd, minillm, prepare, pseudo, respond, seqkd, sft
+from stages import base, evalset, kd, minillm, prepare, pseudo, respond, seqkd, sft
 from tests.tiny_models import tiny_model
 from tests.tiny_pipeline import DELETED, MINI, ROOT, SMALL, TABLE, Stage, edit, in_folder, write_settings
 
@@ -191,7 +192,7 @@ def test_faults(project: Path, capsys: pytest.CaptureFixture[str], place: str, v
 
 
 def whole_params(project: Path) -> None:
-    """What `stages.check` wants beyond what the stages here read."""
+    """What `commands.check` wants beyond what the stages here read."""
     shutil.copy(ROOT / "params.yaml", project / "params.yaml")
     for folder in ("labelsets", "judge"):
         shutil.copytree(ROOT / folder, project / folder)

@@ -80,7 +80,7 @@ def test_the_page_draws_offline(repository: Path, tmp_path: Path) -> None:
         browser.open(page.as_uri())
         assert any(url.startswith("https://") for url in browser.requests), "DVC's own page: why this test is here"
 
-    run(repository, sys.executable, "-m", "stages.plots_page")
+    run(repository, sys.executable, "-m", "commands.plots_page")
     dvc(repository, "plots", "diff")
     with Browser(program, tmp_path / "after") as browser:
         browser.show(1200, 900)
@@ -93,7 +93,7 @@ def test_the_page_draws_offline(repository: Path, tmp_path: Path) -> None:
 
 
 def test_git_sees_nothing_of_it(repository: Path) -> None:
-    run(repository, sys.executable, "-m", "stages.plots_page")
+    run(repository, sys.executable, "-m", "commands.plots_page")
     status = run(repository, "git", "status", "--porcelain", "--untracked-files=all", ".dvc")
     assert status == "", "page and setting are ignored by git"
     config = (repository / ".dvc/config.local").read_text()
@@ -103,10 +103,10 @@ def test_git_sees_nothing_of_it(repository: Path) -> None:
 def test_the_setting_keeps_what_else_the_user_has_set(repository: Path) -> None:
     local = repository / ".dvc/config.local"
     local.write_text("[cache]\n    type = hardlink\n")
-    run(repository, sys.executable, "-m", "stages.plots_page")
+    run(repository, sys.executable, "-m", "commands.plots_page")
     assert "type = hardlink" in local.read_text()
 
 
 def test_outside_of_a_clone_it_says_so(tmp_path: Path) -> None:
-    told = run(tmp_path, sys.executable, "-m", "stages.plots_page", code=2)
+    told = run(tmp_path, sys.executable, "-m", "commands.plots_page", code=2)
     assert told == "error: there is no .dvc here; run this in the folder of dvc.yaml, in a clone of the project\n"

@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.memory import cases
-from distill.preflight.memory import LIBRARIES, Estimate, Placement, Run, estimate
+from benchmarks.training_memory import cases
+from distill.preflight.memory_estimate import LIBRARIES, Estimate, Placement, PlannedRun, estimate
 from distill.preflight.shapes import known_shape, shape_of
 
 ROOT = Path(__file__).resolve().parents[1]
 CLOSE = 0.15
 
 GPT2 = shape_of({"model_type": "gpt2", "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": 32})
-RUN = Run("sft", GPT2, None, batch=4, prompt=6, response=10)
+RUN = PlannedRun("sft", GPT2, None, batch=4, prompt=6, response=10)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", cases())
 def test_the_estimate_is_close_to_the_peak_of_a_fresh_process(name: str) -> None:
-    command = [sys.executable, "-m", "benchmarks.memory", name]
+    command = [sys.executable, "-m", "benchmarks.training_memory", name]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=600).stdout
     found = json.loads(said.splitlines()[-1])
     # libraries are a constant of the estimate: they must not be what makes it fit
@@ -48,7 +48,7 @@ def test_a_small_run_adds_up_by_hand() -> None:
 
 
 def test_what_a_gpu_holds_is_apart_from_what_the_cpu_holds() -> None:
-    run = Run("minillm", GPT2, GPT2, 4, 6, 10, rollouts=8)
+    run = PlannedRun("minillm", GPT2, GPT2, 4, 6, 10, rollouts=8)
     device, host = estimate(run, Placement("cuda")).device, estimate(run, Placement("cuda")).host
     assert "libraries" in host and "best weights so far" in host and all("teacher" in held for held in device.values())
     away = estimate(run, Placement("cuda", teacher_offload=True))
@@ -74,14 +74,16 @@ def test_zero_divides_what_its_stage_says(stage: int, divided: tuple[str, ...]) 
     assert part["gradients"] == whole["gradients"] / (4 if stage >= 2 else 1)
 
 
-def total(run: Run, **placed: object) -> Estimate:
+def total(run: PlannedRun, **placed: object) -> Estimate:
     return estimate(run, replace(Placement("cuda", micro_batch=8), **placed))  # type: ignore[arg-type]
 
 
 def test_every_remedy_helps() -> None:
     student, teacher = known_shape("openai-community/gpt2"), known_shape("openai-community/gpt2-xl")
     assert student is not None and teacher is not None
-    run = Run("minillm", student, teacher, 64, 256, 256, rollouts=256, plain_text=(64, 512), plain_text_teacher=True)
+    run = PlannedRun(
+        "minillm", student, teacher, 64, 256, 256, rollouts=256, plain_text=(64, 512), plain_text_teacher=True
+    )
     before = total(run, decode_batch=128)
     assert before.moment == "rollouts"
     # the teacher's cache alone: 48 layers of 1600, keys and values in float32, for 128 rows of 512 tokens

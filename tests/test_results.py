@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from commands import show as show_stage
 from distill.project.errors import DataError, SettingsError
 from distill.scoring import results, tables
 from stages import report as report_stage
 from stages import results as results_stage
-from stages import show as show_stage
 from tests.scored_project import (
     METHODS,
     NOTE,
@@ -119,7 +119,7 @@ def test_the_same_input_gives_the_same_bytes(project: Path, tmp_path: Path, monk
 
 def test_unknown_student_and_missing_scores_are_named(project: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="did you mean `tiny`"):
-        results.read_experiment(project / "params.yaml", "tinny")
+        results.read_student(project / "params.yaml", "tinny")
     with pytest.raises(DataError, match=r"scores/toy/teacher/toy_id\.json does not exist"):
         results.read_scores(experiment_of(project), tmp_path)
 
@@ -213,8 +213,8 @@ def test_show_writes_the_readme_between_its_marks(
 # --- tables -------------------------------------------------------------------------------------------
 
 
-def small_table(**means: float) -> tables.Table:
-    experiment = results.Experiment("s", "f", tuple(name for name in means if name != "teacher"), ("x",), 0)
+def small_table(**means: float) -> tables.ResultTable:
+    experiment = results.StudentTable("s", "f", tuple(name for name in means if name != "teacher"), ("x",), 0)
     metrics = {
         name: {"x": {"rouge_l": {"mean": mean, "std": 1.26, "per_seed": [mean, mean]}}} for name, mean in means.items()
     }

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from distill.evaluation import answer_sheet
 from distill.project.errors import DataError
-from distill.scoring import answers, scores
+from distill.scoring import scores
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -22,12 +23,12 @@ def write(path: Path, *rows: Any) -> Path:
 def refused(tmp_path: Path, given: list[Any], references: list[Any], allow_empty: bool = False) -> str:
     """The message with which these rows are refused."""
     with pytest.raises(DataError) as caught:
-        answers.read(write(tmp_path / "a.jsonl", *given), write(tmp_path / "r.jsonl", *references), allow_empty)
+        answer_sheet.read(write(tmp_path / "a.jsonl", *given), write(tmp_path / "r.jsonl", *references), allow_empty)
     return str(caught.value)
 
 
 def test_rows_without_ids_are_matched_by_order(tmp_path: Path) -> None:
-    sheet = answers.read(
+    sheet = answer_sheet.read(
         write(tmp_path / "a.jsonl", {"text": "one"}, {"text": "two"}),
         write(tmp_path / "r.jsonl", {"output": "ONE"}, {"output": ["TWO", "2"]}),
     )
@@ -42,7 +43,7 @@ def test_rows_with_ids_are_matched_by_id_and_seed(tmp_path: Path) -> None:
         for seed in (20, 10)
         for i in (9, 7)
     ]
-    sheet = answers.read(
+    sheet = answer_sheet.read(
         write(tmp_path / "a.jsonl", *rows),
         write(tmp_path / "r.jsonl", *({"id": i, "output": "x"} for i in (7, 9))),
     )
@@ -56,12 +57,12 @@ def test_rows_with_ids_are_matched_by_id_and_seed(tmp_path: Path) -> None:
 def test_seeds_without_ids_are_matched_by_order_within_a_seed(tmp_path: Path) -> None:
     rows = [{"seed": s, "text": t} for s, t in [(1, "a"), (2, "A"), (1, "b"), (2, "B")]]
     references = write(tmp_path / "r.jsonl", {"id": 5, "output": "x"}, {"id": 6, "output": "y"})
-    assert answers.read(write(tmp_path / "a.jsonl", *rows), references).texts == [["a", "b"], ["A", "B"]]
+    assert answer_sheet.read(write(tmp_path / "a.jsonl", *rows), references).texts == [["a", "b"], ["A", "B"]]
 
 
 def test_a_line_separator_inside_a_string_is_not_a_new_row(tmp_path: Path) -> None:
     given = write(tmp_path / "a.jsonl", {"text": "one\u2028more\u0085x"})
-    sheet = answers.read(given, write(tmp_path / "r.jsonl", {"output": "x"}))
+    sheet = answer_sheet.read(given, write(tmp_path / "r.jsonl", {"output": "x"}))
     assert sheet.texts == [["one\u2028more\u0085x"]]
 
 
@@ -133,21 +134,21 @@ def test_ids_on_some_rows_only_are_refused(tmp_path: Path) -> None:
 
 def test_an_empty_answer_may_be_worth_nothing(tmp_path: Path) -> None:
     references = write(tmp_path / "r.jsonl", {"output": ["x", ""]}, {"output": "y"})
-    sheet = answers.read(write(tmp_path / "a.jsonl", {"text": ""}, {"text": "y"}), references, allow_empty=True)
+    sheet = answer_sheet.read(write(tmp_path / "a.jsonl", {"text": ""}, {"text": "y"}), references, allow_empty=True)
     assert scores.score_answers(sheet)["rouge_l"]["mean"] == 50.0
 
 
 def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     references = write(tmp_path / "r.jsonl", {"output": "x"})
     with pytest.raises(DataError, match=r"nowhere\.jsonl does not exist"):
-        answers.read(tmp_path / "nowhere.jsonl", references)
+        answer_sheet.read(tmp_path / "nowhere.jsonl", references)
     (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
     with pytest.raises(DataError, match="not UTF-8"):
-        answers.read(tmp_path / "latin.jsonl", references)
+        answer_sheet.read(tmp_path / "latin.jsonl", references)
 
 
 def test_scores_of_a_small_cell_by_hand() -> None:
-    sheet = answers.Answers(
+    sheet = answer_sheet.Answers(
         ids=[7, 9],
         seeds=[10, 20],
         references=[["the cat"], ["a dog", "a b c d e"]],

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from distill.project.errors import DataError
-from distill.scoring import diversity, rouge
+from distill.scoring import diversity
+from distill.text import rouge
 
 ORIGINAL = RougeScorer(["rougeL"], use_stemmer=True)
 
@@ -119,7 +120,7 @@ def test_ten_thousand_answers_with_three_references_take_seconds() -> None:
 
 
 def test_import_is_light() -> None:
-    code = "import sys, distill.scoring.rouge; print(sorted({'torch', 'nltk', 'numpy'} & set(sys.modules)))"
+    code = "import sys, distill.text.rouge; print(sorted({'torch', 'nltk', 'numpy'} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
 

@@ -1,4 +1,4 @@
-"""Finished models for people and other programs: `stages.export` and `stages.chat`, on the small pipeline."""
+"""Finished models for people and other programs: `commands.export` and `commands.chat`, on the small pipeline."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from commands.chat import _visible
 from distill.project.errors import ModelError, SettingsError
-from distill.sharing.card import Origin, write_card
+from distill.sharing.card import CardOrigin, write_card
 from distill.sharing.hub import push, require_token
-from stages.chat import _visible
 from tests.tiny_pipeline import built, environment, start
 
 SECRET = "hf_" + "not" + "areal" + "token"
@@ -48,7 +48,7 @@ def command(root: Path, *arguments: str, given: str = "", **variables: str) -> s
 @pytest.fixture(scope="module")
 def exported(project: Path) -> Path:
     """The export of the small student."""
-    done = command(project, "stages.export", "small", "minillm")
+    done = command(project, "commands.export", "small", "minillm")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "wrote exports/small-minillm\n" and done.stderr == ""
     return project / "exports/small-minillm"
@@ -89,14 +89,14 @@ def test_the_card_holds_metrics_settings_and_provenance(project: Path, exported:
 
 def test_a_teacher_is_exported_too_and_a_second_export_replaces_the_first(project: Path) -> None:
     for _ in range(2):
-        done = command(project, "stages.export", "small", "teacher", "--to", "shared", "--dtype", "bfloat16")
+        done = command(project, "commands.export", "small", "teacher", "--to", "shared", "--dtype", "bfloat16")
         assert done.returncode == 0, done.stderr
     assert AutoModelForCausalLM.from_pretrained(project / "shared").dtype == torch.bfloat16
     assert "The teacher of the family `mini`" in (project / "shared/README.md").read_text()
 
 
 def test_nothing_else_is_replaced(project: Path) -> None:
-    done = command(project, "stages.export", "small", "minillm", "--to", "stages")
+    done = command(project, "commands.export", "small", "minillm", "--to", "stages")
     assert done.returncode == 2 and done.stderr == (
         "error: stages exists and is no earlier export; name a new folder with --to\n"
     )
@@ -105,21 +105,21 @@ def test_nothing_else_is_replaced(project: Path) -> None:
 
 def test_what_is_not_built_is_named(project: Path, tmp_path: Path) -> None:
     project = Path(shutil.copytree(project, tmp_path / "broken"))
-    done = command(project, "stages.export", "small", "kd")
+    done = command(project, "commands.export", "small", "kd")
     assert done.returncode == 2
     assert done.stderr == "error: `kd` is no method of params.yaml; use init, sft, minillm, teacher\n"
     shutil.rmtree(project / "runs/small/sft")
-    done = command(project, "stages.export", "small", "sft")
+    done = command(project, "commands.export", "small", "sft")
     assert done.returncode == 2
     known = "or use one that is: init, minillm, teacher"
     assert done.stderr == f"error: runs/small/sft is not built; run `dvc repro`, {known}\n"
     shutil.rmtree(project / "runs")
-    done = command(project, "stages.export", "small", "teacher")
+    done = command(project, "commands.export", "small", "teacher")
     assert done.stderr == "error: runs/mini/teacher is not built; run `dvc repro`\n"
 
 
 def test_pushing_wants_a_token_before_any_work(project: Path) -> None:
-    done = command(project, "stages.export", "small", "sft", "--to", "pushed", "--push", "me/mine", HF_TOKEN="")
+    done = command(project, "commands.export", "small", "sft", "--to", "pushed", "--push", "me/mine", HF_TOKEN="")
     assert done.returncode == 2 and "needs a token in the environment: export HF_TOKEN=" in done.stderr
     assert not (project / "pushed").exists()
     with pytest.raises(SettingsError, match="write it as owner/name"):
@@ -129,7 +129,7 @@ def test_pushing_wants_a_token_before_any_work(project: Path) -> None:
 def test_a_hub_out_of_reach_is_said_without_the_token(project: Path) -> None:
     done = command(
         project,
-        *("stages.export", "small", "sft", "--to", "pushed", "--push", "me/mine"),
+        *("commands.export", "small", "sft", "--to", "pushed", "--push", "me/mine"),
         HF_TOKEN=SECRET,
         HF_HUB_OFFLINE="0",
         HF_ENDPOINT="http://127.0.0.1:9",
@@ -167,28 +167,28 @@ def test_a_card_without_results_says_so() -> None:
     prompt = {"with_input": "{instruction}{input}", "without_input": "{instruction}"}
     limits = {"max_prompt_tokens": 1, "max_response_tokens": 2, "chat_template": True}
     meta = {"prompt": prompt | limits, "settings": {"epochs": 1}, "seed": 3, "versions": {}}
-    card = write_card(Origin("s", "kd", "", "a/b", meta, {}, {}, {}, {"mine": {}}, {"top_k": 0}))
+    card = write_card(CardOrigin("s", "kd", "", "a/b", meta, {}, {}, {}, {"mine": {}}, {"top_k": 0}))
     assert "`kd` was not evaluated." in card and "base_model: a/b" in card and "apply_chat_template" in card
 
 
 def test_chat_answers_what_comes_through_a_pipe(project: Path) -> None:
     asked = "Name three animals.\n\nWhich animals are here?\tA \x1b[31mcat.\n"
-    done = command(project, "stages.chat", "small", given=asked)
+    done = command(project, "commands.chat", "small", given=asked)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     heads = [line for line in lines if "Teacher" in line and "SFT" in line and "MiniLLM" in line]
     assert len(heads) == 2, done.stdout
     assert "> Which animals are here?" in lines and "  A \\x1b[31mcat." in lines and "\x1b" not in done.stdout
     assert "temperature 1, top_p 1, top_k 0" in done.stdout
-    assert command(project, "stages.chat", "small", given=asked).stdout == done.stdout, "the same draws every time"
+    assert command(project, "commands.chat", "small", given=asked).stdout == done.stdout, "the same draws every time"
 
 
 def test_chat_asks_only_whom_it_is_told_to(project: Path) -> None:
-    done = command(project, "stages.chat", "small", "--models", "minillm", "--temperature", "0.5", given="Hello?\n")
+    done = command(project, "commands.chat", "small", "--models", "minillm", "--temperature", "0.5", given="Hello?\n")
     assert "MiniLLM" in done.stdout and "Teacher" not in done.stdout and "temperature 0.5" in done.stdout
-    wrong = command(project, "stages.chat", "small", "--models", "dpo")
+    wrong = command(project, "commands.chat", "small", "--models", "dpo")
     assert wrong.returncode == 2 and "`dpo` is none of the models: teacher, sft, minillm" in wrong.stderr
-    cold = command(project, "stages.chat", "small", "--models", "sft", "--temperature", "0")
+    cold = command(project, "commands.chat", "small", "--models", "sft", "--temperature", "0")
     assert cold.returncode == 2 and "the command.temperature" in cold.stderr
 
 
@@ -196,7 +196,7 @@ def test_chat_asks_only_whom_it_is_told_to(project: Path) -> None:
 def test_chat_on_a_terminal_ends_calmly(project: Path, typed: bytes) -> None:
     outside, inside = pty.openpty()
     chat = subprocess.Popen(
-        [sys.executable, "-m", "stages.chat", "small", "--models", "sft"],
+        [sys.executable, "-m", "commands.chat", "small", "--models", "sft"],
         cwd=project,
         env=environment() | {"TERM": "dumb"},
         stdin=inside,
@@ -231,6 +231,6 @@ def test_chat_without_models_says_what_to_do(project: Path, tmp_path: Path) -> N
     for name in ("params.yaml", "profiles", "distill", "stages"):
         source = project / name
         (tmp_path / name).symlink_to(source)
-    process = start(tmp_path, sys.executable, "-m", "stages.chat", "small")
+    process = start(tmp_path, sys.executable, "-m", "commands.chat", "small")
     said = process.communicate()[0]
     assert process.returncode == 2 and "no model of `small` is built; run `make repro` first" in said

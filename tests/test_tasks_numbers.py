@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from commands.check import check_profile
 from distill.project.table import read_table
 from distill.scoring import changes
-from distill.scoring.comparison import Comparison as Compared
+from distill.scoring.comparison import CommitComparison as Compared
 from distill.scoring.comparison import to_json
-from stages.check import check_profile
 from tasks.comparison import compare
 from tasks.errors import RebuildError
 from tasks.grid import Point, Sweep, read_sweep, write_settings
-from tasks.metrics import Change, Comparison, Value, compare_with, lower_is_better, values
+from tasks.metrics import CommitMetrics, MetricChange, MetricValue, compare_with, lower_is_better, values
 from tasks.progress import describe, duration
 from tasks.report import Report
 from tasks.schedule import Ending, Outcome
@@ -34,8 +34,8 @@ def test_numbers_of_a_metrics_file() -> None:
         }
     }
     assert dict(values(content, "tiny")) == {
-        "tiny.minillm.toy.rouge_l": Value(20.0, (19.0, 21.0)),
-        "tiny.minillm.toy.n": Value(300.0),
+        "tiny.minillm.toy.rouge_l": MetricValue(20.0, (19.0, 21.0)),
+        "tiny.minillm.toy.n": MetricValue(300.0),
     }
 
 
@@ -54,11 +54,11 @@ def test_verdicts_are_those_of_the_command(tmp_path: Path) -> None:
     script = (
         f"pathlib.Path(numbers).write_text({json.dumps(told)!r})\npathlib.Path(text).write_text('## Against ' + rev)"
     )
-    assert compare_with(tmp_path, "HEAD", as_command(tmp_path, script)) == Comparison(
+    assert compare_with(tmp_path, "HEAD", as_command(tmp_path, script)) == CommitMetrics(
         "## Against HEAD",
         [
-            Change("t.kd.toy.rouge_l", Value(20, (19, 21)), Value(21.5, (20.5, 22.5)), "better"),
-            Change("t.kd.toy.loss", Value(1.5), None, "gone"),
+            MetricChange("t.kd.toy.rouge_l", MetricValue(20, (19, 21)), MetricValue(21.5, (20.5, 22.5)), "better"),
+            MetricChange("t.kd.toy.loss", MetricValue(1.5), None, "gone"),
         ],
     )
 
@@ -66,7 +66,10 @@ def test_verdicts_are_those_of_the_command(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("script", "reason"),
     [
-        ("sys.exit('error: no commit; mend it')", "`python -m stages.compare HEAD` failed: error: no commit; mend it"),
+        (
+            "sys.exit('error: no commit; mend it')",
+            "`python -m commands.compare HEAD` failed: error: no commit; mend it",
+        ),
         ("sys.exit(3)", "failed: exit code 3"),
         ("pass", "wrote what cannot be read (FileNotFoundError: "),
         ("pathlib.Path(numbers).write_text('{')", "wrote what cannot be read (JSONDecodeError: "),
@@ -88,11 +91,11 @@ def test_a_report_names_what_it_cost(tmp_path: Path) -> None:
         "train": Ending(Outcome.BUILT, "built in 90 s", 90.0, 2),
         "score": Ending(Outcome.UP_TO_DATE),
     }
-    report = Report(tmp_path, "abc Start", endings, Comparison("## Against abc Start: no metric differs\n"), 91.0)
+    report = Report(tmp_path, "abc Start", endings, CommitMetrics("## Against abc Start: no metric differs\n"), 91.0)
     assert report.headline() == "1 Built, 1 UpToDate in 91 s"
     assert "| train | Built | 90 s | 180 | built in 90 s |" in report.markdown()
     assert "## Against abc Start: no metric differs" in report.markdown()
-    assert "there is nothing to compare" in Report(tmp_path, "", {}, Comparison(), 0.0).markdown()
+    assert "there is nothing to compare" in Report(tmp_path, "", {}, CommitMetrics(), 0.0).markdown()
 
 
 def test_which_end_of_a_sweep_is_best() -> None:
@@ -184,8 +187,8 @@ def test_every_point_of_a_shipped_sweep_is_a_sound_setting(
 def test_points_are_ranked_and_a_loss_the_other_way_round() -> None:
     points = (Point("a", {"p:x": 1}), Point("b", {"p:x": 2}), Point("failed", {"p:x": 3}))
     numbers = {
-        "a": {"loss": Value(2.0), "rouge_l": Value(10.0, (9, 11))},
-        "b": {"loss": Value(1.0), "rouge_l": Value(8.0)},
+        "a": {"loss": MetricValue(2.0), "rouge_l": MetricValue(10.0, (9, 11))},
+        "b": {"loss": MetricValue(1.0), "rouge_l": MetricValue(8.0)},
     }
     by_rouge = compare(Sweep("s", (), "rouge_l", points), numbers)
     assert [point.name for point in by_rouge.points] == ["a", "b"]

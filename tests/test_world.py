@@ -8,7 +8,7 @@ from zlib import crc32
 import pytest
 from pydantic import ValidationError
 
-from distill.world import Row, World, WorldSettings, build_world, families
+from distill.world import ToyRow, World, WorldSettings, build_world, task_types
 from distill.world.drafts import Wordings
 from distill.world.names import HELD_OUT_MEN, HELD_OUT_WOMEN
 
@@ -31,23 +31,23 @@ def world() -> World:
     return build_world(SMALL)
 
 
-def list_prompts(rows: list[Row]) -> list[tuple[str, str]]:
+def list_prompts(rows: list[ToyRow]) -> list[tuple[str, str]]:
     return [(row["instruction"], row["input"]) for row in rows]
 
 
-def list_answers(row: Row) -> list[str]:
+def list_answers(row: ToyRow) -> list[str]:
     return [row["output"]] if isinstance(row["output"], str) else row["output"]
 
 
-def list_rows(world: World) -> list[Row]:
+def list_rows(world: World) -> list[ToyRow]:
     return [*world.train, *world.valid, *(row for rows in world.tests.values() for row in rows)]
 
 
 def list_wordings() -> list[Wordings]:
     """Every table of wordings in the family modules, whether it stands alone or in a dict."""
     found: list[Wordings] = []
-    for module in pkgutil.iter_modules(families.__path__):
-        names = vars(importlib.import_module(f"{families.__name__}.{module.name}"))
+    for module in pkgutil.iter_modules(task_types.__path__):
+        names = vars(importlib.import_module(f"{task_types.__name__}.{module.name}"))
         for value in names.values():
             entries = value.values() if isinstance(value, dict) else [value]
             found += [entry for entry in entries if isinstance(entry, Wordings)]
@@ -135,7 +135,7 @@ def test_held_out_people_are_in_the_shifted_set_only(world: World) -> None:
 
 
 def test_shifted_lists_and_passages_are_longer_than_in_training(world: World) -> None:
-    def count_sentences(rows: list[Row], category: str) -> int:
+    def count_sentences(rows: list[ToyRow], category: str) -> int:
         return max(row["input"].count(".") for row in rows if row["category"] == category)
 
     shifted = world.tests["toy_shift"]
@@ -145,7 +145,7 @@ def test_shifted_lists_and_passages_are_longer_than_in_training(world: World) ->
 
 
 def test_shifted_story_pairs_are_never_in_training(world: World) -> None:
-    def find_pairs(rows: list[Row]) -> set[tuple[str, str]]:
+    def find_pairs(rows: list[ToyRow]) -> set[tuple[str, str]]:
         pattern = re.compile(r"(?:One|Late one) \w+(?: \w+)?, (\w+) the \w+ met an? (\w+)\.")
         heads = [pattern.match(list_answers(row)[0]) for row in rows]
         return {(head[1], head[2]) for head in heads if head}

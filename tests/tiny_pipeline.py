@@ -23,7 +23,7 @@ from distill.project.errors import run_stage
 
 ROOT = Path(__file__).resolve().parents[1]
 
-FOLDERS = ("distill", "stages", "flows", "evalsets", "labelsets", "judge")
+FOLDERS = ("distill", "stages", "commands", "flows", "evalsets", "labelsets", "judge")
 FILES = (".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore", "dvc.yaml", "params.yaml")
 LEFT_OUT = ("pseudo", "kd", "seqkd", "seqkd_multi", "single_step")
 

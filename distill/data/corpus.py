@@ -9,7 +9,7 @@ from pathlib import Path
 from distill.data.jsonl import decode_text, open_bytes
 from distill.data.rows import Fields, Split, interpret
 from distill.data.sources import Source, locate, read_source
-from distill.data.tables import BadRow, OnBadRow, Record, Table
+from distill.data.tables import BadRow, OnBadRow, Record, RecordTable
 from distill.project.errors import DataError
 
 
@@ -37,11 +37,11 @@ def read_corpus(source: CorpusSource, base: Path) -> Split:
     return interpret(table, Fields(instruction=text, output=text), source.on_bad_row)
 
 
-def _as_table(path: Path, limit: int | None) -> Table:
+def _as_table(path: Path, limit: int | None) -> RecordTable:
     files = list(_read_files(path))[:limit]
     if not files:
         raise DataError(f"{path} holds no .txt file; give a .txt file, a .zip of them or a folder")
-    table = Table(str(path), "text", [], [])
+    table = RecordTable(str(path), "text", [], [])
     for number, (name, content) in enumerate(files, start=1):
         try:
             table.records.append(Record(number, {"text": decode_text(content)}))

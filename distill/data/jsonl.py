@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from distill.data.tables import BadRow, MalformedRowError, Record, Table
+from distill.data.tables import BadRow, MalformedRowError, Record, RecordTable
 from distill.project.errors import DataError
 
 
-def read_json_lines(path: Path, limit: int | None) -> Table:
+def read_json_lines(path: Path, limit: int | None) -> RecordTable:
     """Read one JSON object a line from `.jsonl` or `.jsonl.xz`; blank lines are passed over.
 
     `limit` stops after that many rows, malformed ones included. Raises: DataError when the file as a whole
@@ -36,10 +36,10 @@ def read_json_lines(path: Path, limit: int | None) -> Table:
                 records.append(Record(number, _as_object(json.loads(line.decode("utf-8-sig").strip()))))
             except ValueError as error:
                 bad.append(BadRow(number, _explain(error)))
-    return Table(str(path), "line", records, bad)
+    return RecordTable(str(path), "line", records, bad)
 
 
-def read_json_array(path: Path, limit: int | None) -> Table:
+def read_json_array(path: Path, limit: int | None) -> RecordTable:
     """Read a `.json` file that holds one list of objects; rows are counted from 1.
 
     Raises: DataError when the file is not such a list.
@@ -59,7 +59,7 @@ def read_json_array(path: Path, limit: int | None) -> Table:
             records.append(Record(number, _as_object(row)))
         except ValueError as error:
             bad.append(BadRow(number, _explain(error)))
-    return Table(str(path), "row", records, bad)
+    return RecordTable(str(path), "row", records, bad)
 
 
 @contextmanager

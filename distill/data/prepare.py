@@ -15,7 +15,7 @@ from distill.data.audit import audit_split, count_tokens, find_duplicates
 from distill.data.corpus import read_corpus
 from distill.data.rows import Fields, Row, Split, interpret, read_split, require_rows
 from distill.data.settings import DataSettings
-from distill.data.tables import Record, Table
+from distill.data.tables import Record, RecordTable
 from distill.project.errors import DataError
 from distill.project.files import fresh_dir, write_json, write_jsonl
 from distill.project.randomness import permutation
@@ -187,7 +187,7 @@ def _write_world(settings: WorldSettings) -> Sources:
 
 def _from_world(name: str, rows: Iterable[Mapping[str, Any]], fields: Fields) -> Split:
     records = [Record(number, dict(row)) for number, row in enumerate(rows, start=1)]
-    return interpret(Table(f"the toy world's {name}", "row", records, []), fields, "error")
+    return interpret(RecordTable(f"the toy world's {name}", "row", records, []), fields, "error")
 
 
 def _texts(rows: Iterable[Row], documents: Iterable[str], prompt: PromptSettings) -> Iterable[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distill.data.sources import Source, read_source
-from distill.data.tables import BadRow, MalformedRowError, OnBadRow, Table, refuse_bad_rows
+from distill.data.tables import BadRow, MalformedRowError, OnBadRow, RecordTable, refuse_bad_rows
 from distill.project.errors import DataError
 from distill.project.settings import Settings
 
@@ -62,7 +62,7 @@ def read_split(source: Source, fields: Fields, on_bad_row: OnBadRow, base: Path)
     return interpret(read_source(source, base), fields, on_bad_row)
 
 
-def interpret(table: Table, fields: Fields, on_bad_row: OnBadRow) -> Split:
+def interpret(table: RecordTable, fields: Fields, on_bad_row: OnBadRow) -> Split:
     """The usable rows of a table; rows without instruction or response are left out.
 
     Raises: as `read_split`.
@@ -103,7 +103,7 @@ def require_rows(split: Split) -> None:
     )
 
 
-def _require_fields(table: Table, fields: Fields) -> None:
+def _require_fields(table: RecordTable, fields: Fields) -> None:
     there = table.columns
     missing = [
         f"{name}: {field}"

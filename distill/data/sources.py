@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from distill.data.jsonl import read_json_array, read_json_lines
-from distill.data.tables import Record, Table
+from distill.data.tables import Record, RecordTable
 from distill.project.errors import DataError
 from distill.project.settings import Settings
 
@@ -63,7 +63,7 @@ def locate(path: str, base: Path) -> Path:
     return (base.parent if base.is_file() else base) / path
 
 
-def read_source(source: Source, base: Path) -> Table:
+def read_source(source: Source, base: Path) -> RecordTable:
     """Read a source. Raises: DataError (file missing or unreadable, hub out of reach, no row in it)."""
     if source.hub is not None:
         table = _read_hub(source.hub, source.limit)
@@ -75,7 +75,7 @@ def read_source(source: Source, base: Path) -> Table:
     return table
 
 
-def _read_file(path: Path, limit: int | None) -> Table:
+def _read_file(path: Path, limit: int | None) -> RecordTable:
     if not path.exists():
         raise DataError(f"{path} does not exist; correct the path or put the file there")
     if path.name.endswith((".jsonl", ".jsonl.xz")):
@@ -87,7 +87,7 @@ def _read_file(path: Path, limit: int | None) -> Table:
     raise DataError(f"{path} is of no kind that can be read; give .jsonl, .jsonl.xz, .json or .parquet")
 
 
-def _read_parquet(path: Path, limit: int | None) -> Table:
+def _read_parquet(path: Path, limit: int | None) -> RecordTable:
     import datasets
     import pyarrow
 
@@ -100,7 +100,7 @@ def _read_parquet(path: Path, limit: int | None) -> Table:
         raise DataError(f"{path} is no readable Parquet file ({reason}); write it again") from None
 
 
-def _read_hub(hub: HubSource, limit: int | None) -> Table:
+def _read_hub(hub: HubSource, limit: int | None) -> RecordTable:
     import datasets
     from httpx import TransportError
     from huggingface_hub.errors import HfHubHTTPError
@@ -128,9 +128,9 @@ def _read_hub(hub: HubSource, limit: int | None) -> Table:
     return _as_table(str(hub), rows, limit)
 
 
-def _as_table(name: str, rows: Iterable[dict[str, Any]], limit: int | None) -> Table:
+def _as_table(name: str, rows: Iterable[dict[str, Any]], limit: int | None) -> RecordTable:
     taken = islice(rows, limit)
-    return Table(name, "row", [Record(number, dict(row)) for number, row in enumerate(taken, start=1)], [])
+    return RecordTable(name, "row", [Record(number, dict(row)) for number, row in enumerate(taken, start=1)], [])
 
 
 def _first_line(error: Exception) -> str:

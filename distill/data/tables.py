@@ -31,7 +31,7 @@ class BadRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Table:
+class RecordTable:
     """All that a source held; `name` and `unit` are for messages (`train.jsonl`, `line`)."""
 
     name: str
@@ -45,7 +45,7 @@ class Table:
         return list(dict.fromkeys(column for record in self.records for column in record.content))
 
 
-def refuse_bad_rows(table: Table, bad: list[BadRow]) -> None:
+def refuse_bad_rows(table: RecordTable, bad: list[BadRow]) -> None:
     """Raise one DataError that counts all malformed rows and shows the first few, if there are any."""
     if not bad:
         return

@@ -19,8 +19,8 @@ from distill.project.errors import DataError
 from distill.project.settings import Settings
 from distill.world.build import TEST_CLASSES, hash_class
 from distill.world.drafts import Purpose
-from distill.world.families.passage_questions import ask_whether
-from distill.world.families.sorting import judge_mood
+from distill.world.task_types.passage_questions import ask_whether
+from distill.world.task_types.sorting import judge_mood
 from distill.world.lore import draw_lore
 
 _PLACE = re.compile(r"\{(\w+)\}")

@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from distill.generation.cache import CachedModel
 from distill.models.parts import head, precise, shared_vocabulary
-from distill.runs.memory import Fitting
+from distill.runs.out_of_memory import Fitting
 
 if TYPE_CHECKING:  # settings need pydantic; the decode itself runs where only torch and transformers are
     from distill.generation.settings import SamplingSettings

@@ -14,9 +14,9 @@ from distill.models.parts import backbone, head, precise
 from distill.parallel.processes import ALONE, Processes
 from distill.project.errors import TrainingError
 from distill.project.randomness import key
-from distill.scoring.rouge import mean_rouge_l
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
+from distill.text.rouge import mean_rouge_l
 
 
 def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -20,7 +20,7 @@ def price(settings: BudgetSettings, tokens_in: int, tokens_out: int) -> float | 
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """The most that some calls can take."""
 
     calls: int
@@ -34,11 +34,11 @@ class Estimate:
         return f"{self.calls} calls, about {self.tokens_in} tokens in, at most {self.tokens_out} out, {cost}"
 
 
-def estimate(settings: BudgetSettings, requests: Iterable[ChatRequest]) -> Estimate:
+def estimate(settings: BudgetSettings, requests: Iterable[ChatRequest]) -> CostEstimate:
     """What asking each of the requests once can take."""
     tokens = [(estimate_tokens(request.prompt), request.longest_reply) for request in requests]
     tokens_in, tokens_out = sum(t for t, _ in tokens), sum(t for _, t in tokens)
-    return Estimate(len(tokens), tokens_in, tokens_out, price(settings, tokens_in, tokens_out))
+    return CostEstimate(len(tokens), tokens_in, tokens_out, price(settings, tokens_in, tokens_out))
 
 
 class Budget:

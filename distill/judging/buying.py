@@ -25,9 +25,9 @@ from distill.judging.chat import (
     Reply,
     estimate_tokens,
 )
-from distill.judging.interrupts import interruptible
 from distill.judging.purchases import Purchase, Purchases
 from distill.judging.settings import ServerSettings
+from distill.judging.two_signals import interruptible
 from distill.project.errors import DistillError
 
 Send = Callable[[ChatRequest], Awaitable[Reply]]

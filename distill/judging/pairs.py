@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from distill.evaluation import answer_sheet
 from distill.judging.answers import Answer
 from distill.judging.chat import ChatRequest, chat_request, question_of
 from distill.judging.prompt import SCORES_SCHEMA, fill
@@ -14,13 +15,12 @@ from distill.judging.scores import read_scores
 from distill.judging.settings import ProtocolSettings
 from distill.project.errors import DataError
 from distill.project.files import read_jsonl
-from distill.scoring import answers
 
 Order = Literal["response_first", "reference_first"]
 
 
 @dataclass(frozen=True)
-class Pair:
+class JudgedPair:
     """One answer of a model, and the reference answer to the same question."""
 
     id: int | str
@@ -31,12 +31,12 @@ class Pair:
     """The first one, where an example has several."""
 
 
-def read_pairs(responses: Path, evaluation: Path, protocol: ProtocolSettings) -> list[Pair]:
+def read_pairs(responses: Path, evaluation: Path, protocol: ProtocolSettings) -> list[JudgedPair]:
     """The pairs that the protocol asks for, seed by seed.
 
     Raises: DataError when rows are missing, extra or of the wrong type, or a seed was never sampled.
     """
-    sheet = answers.read(responses, evaluation)
+    sheet = answer_sheet.read(responses, evaluation)
     questions = [question_of(row["instruction"], row["input"]) for row in read_jsonl(evaluation)]
     seeds = sheet.seeds if protocol.seeds is None else list(protocol.seeds)
     if absent := [str(seed) for seed in seeds if seed not in sheet.seeds]:
@@ -44,13 +44,13 @@ def read_pairs(responses: Path, evaluation: Path, protocol: ProtocolSettings) ->
         raise DataError(f"{responses} has no answers for seed {', '.join(absent)}; judge.protocol.seeds may be {known}")
     count = protocol.limit if protocol.limit is not None else len(sheet.ids)
     return [
-        Pair(sheet.ids[n], seed, questions[n], sheet.texts[sheet.seeds.index(seed)][n], sheet.references[n][0])
+        JudgedPair(sheet.ids[n], seed, questions[n], sheet.texts[sheet.seeds.index(seed)][n], sheet.references[n][0])
         for seed in seeds
         for n in range(min(count, len(sheet.ids)))
     ]
 
 
-def requests_of(pair: Pair, template: str, protocol: ProtocolSettings) -> dict[Order, ChatRequest]:
+def requests_of(pair: JudgedPair, template: str, protocol: ProtocolSettings) -> dict[Order, ChatRequest]:
     """The question or the two questions that settle a pair."""
     orders: list[Order] = ["response_first", "reference_first"]
     if protocol.orders != "both":
@@ -70,7 +70,7 @@ def requests_of(pair: Pair, template: str, protocol: ProtocolSettings) -> dict[O
     }
 
 
-def verdict_row(pair: Pair, requests: Mapping[Order, ChatRequest], found: Mapping[str, Answer]) -> dict[str, Any]:
+def verdict_row(pair: JudgedPair, requests: Mapping[Order, ChatRequest], found: Mapping[str, Answer]) -> dict[str, Any]:
     """A row of verdicts/: `{id, seed, response, reference, unjudged, orders}`.
 
     `response` and `reference` are scores from 1 to 10, means over the orders asked; both null, and `unjudged` the

@@ -105,7 +105,7 @@ class JudgeSettings(Settings):
     """`judge` in params.yaml."""
 
     enabled: bool = False
-    """The switch; DVC itself sees `datasets`, and stages.check holds the two together."""
+    """The switch; DVC itself sees `datasets`, and commands.check holds the two together."""
     datasets: tuple[str, ...] = ()
     """Evaluation sets to judge; none, and DVC has no judging stage at all."""
     protocol: ProtocolSettings

@@ -69,7 +69,7 @@ def fitting_micro_batch(hardware: HardwareSettings, share: int) -> int:
 @contextmanager
 def smaller_next_time(micro_batch: int) -> Iterator[None]:
     """Out of memory where that cannot be mended in place, end in the way that starts a launched stage again."""
-    from distill.runs.memory import is_out_of_memory
+    from distill.runs.out_of_memory import is_out_of_memory
 
     try:
         yield

@@ -18,7 +18,7 @@ _HUB = "https://huggingface.co"
 
 
 @dataclass(frozen=True)
-class Origin:
+class PlannedModel:
     """What is known of a model before it is loaded."""
 
     name: str
@@ -27,24 +27,26 @@ class Origin:
     """Made here, on this disk, to be fetched, or a folder that is not there."""
 
 
-def origin_of(settings: ModelSettings, vocabulary: int, environment: Mapping[str, str]) -> Origin:
+def origin_of(settings: ModelSettings, vocabulary: int, environment: Mapping[str, str]) -> PlannedModel:
     """The origin that a profile's model section names; `vocabulary` is that of the family's tokenizer."""
     if settings.init is not None:
-        return Origin("fresh", shape_of({"vocab_size": vocabulary, **settings.init}), "fresh")
+        return PlannedModel("fresh", shape_of({"vocab_size": vocabulary, **settings.init}), "fresh")
     assert settings.source is not None  # the settings hold exactly one of the two
     return reference_origin(settings.source, environment)
 
 
-def reference_origin(reference: Reference, environment: Mapping[str, str]) -> Origin:
+def reference_origin(reference: Reference, environment: Mapping[str, str]) -> PlannedModel:
     """The origin of a folder or a hub id."""
     folder = snapshot(reference, environment)
     if folder is not None and (folder / "config.json").is_file():
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         whole = any(folder.glob("*.safetensors"))
-        return Origin(str(reference), shape_of(config), "here" if whole else "hub" if reference.hub else "missing")
+        return PlannedModel(
+            str(reference), shape_of(config), "here" if whole else "hub" if reference.hub else "missing"
+        )
     if reference.path is not None:
-        return Origin(str(reference), None, "missing")
-    return Origin(str(reference), known_shape(reference.name), "hub")
+        return PlannedModel(str(reference), None, "missing")
+    return PlannedModel(str(reference), known_shape(reference.name), "hub")
 
 
 def snapshot(reference: Reference, environment: Mapping[str, str]) -> Path | None:
@@ -70,7 +72,7 @@ def vocabulary_size(folder: Path, otherwise: int) -> int:
     return max(len(content["model"]["vocab"]), *(number + 1 for number in ids), 0)
 
 
-def origin_findings(origins: Mapping[str, Origin], environment: Mapping[str, str], ask: bool) -> list[Finding]:
+def origin_findings(origins: Mapping[str, PlannedModel], environment: Mapping[str, str], ask: bool) -> list[Finding]:
     """Whether every model (role → origin) can be had; the hub is asked, for five seconds, only when `ask` says so."""
     found = [
         Finding("stop", role, f"{origin.name} holds no model (config.json, *.safetensors); correct the path")

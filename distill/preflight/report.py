@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from distill.preflight.calibration import Speed
 from distill.preflight.findings import gibibytes
-from distill.preflight.memory import Estimate
+from distill.preflight.memory_estimate import Estimate
+from distill.preflight.speeds import Speed
 from distill.preflight.workload import Work
 
 _WIDTH_IN_A_LOG = 120

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.minillm.settings import MiniLLMSettings
+from distill.objectives.minillm.settings import MiniLLMSettings
 from distill.preflight.shapes import Shape
 from distill.project.files import read_json
 from distill.text.settings import PromptSettings

@@ -38,7 +38,7 @@ class HardwareSettings(Settings):
     save_every: Annotated[int, Field(ge=1)] = 200
     """Optimiser steps between two stored states of an unfinished run."""
     on_collapse: Literal["stop", "warn", "ignore"] = "stop"
-    """When MiniLLM's reverse KL explodes or its answers or entropy collapse (`distill/minillm/collapse.py`). What a
+    """When MiniLLM's reverse KL explodes or its answers or entropy collapse (`distill/on_policy/collapse.py`). What a
     run comes to is the same where it comes to anything; a loss or gradient that is not finite always stops it."""
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Trackers that show a run's curves while it is under way (docs/trackers.md); DVC keeps the curves anyway."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from distill.scoring.drawing import INK, LINE, Chart, Dot, axes_of, colors, dots, to_svg
 from distill.scoring.names import EXPOSURE, KL, label
-from distill.scoring.results import Experiment
+from distill.scoring.results import StudentTable
 
 REFERENCE = "reference"
 
@@ -29,7 +29,7 @@ def with_interval(entry: Mapping[str, Any]) -> Dot:
     return Dot(mean, float(low), float(high))
 
 
-def exposure_chart(experiment: Experiment, summary: Summary) -> Chart:
+def exposure_chart(experiment: StudentTable, summary: Summary) -> Chart:
     """ExAccErr(l) over the length l, with its 95 % interval over prompts."""
     palette = colors(experiment.methods)
     figure, axes = axes_of(height=2.7)
@@ -46,7 +46,7 @@ def exposure_chart(experiment: Experiment, summary: Summary) -> Chart:
     return to_svg(figure, "Excess accumulated error (%)", "At the end: " + "; ".join(ends), experiment.student)
 
 
-def divergence_chart(experiment: Experiment, summary: Summary) -> Chart:
+def divergence_chart(experiment: StudentTable, summary: Summary) -> Chart:
     """Reverse and forward KL on both kinds of samples."""
     metrics = summary["metrics"]
     groups = {
@@ -57,7 +57,7 @@ def divergence_chart(experiment: Experiment, summary: Summary) -> Chart:
     return dots("Divergence from the teacher", groups, palette, experiment.student, "nats a token")
 
 
-def reliability_chart(experiment: Experiment, summary: Summary, name: str) -> Chart:
+def reliability_chart(experiment: StudentTable, summary: Summary, name: str) -> Chart:
     """Share of right answers over confidence on one labelled set; on the diagonal a model is as right as it is sure."""
     palette = colors(experiment.methods)
     figure, axes = axes_of(height=3.2)
@@ -83,7 +83,7 @@ def reliability_chart(experiment: Experiment, summary: Summary, name: str) -> Ch
 
 
 def set_chart(
-    experiment: Experiment, title: str, unit: str, dot: Callable[[str, str], Dot | None], salt: str = ""
+    experiment: StudentTable, title: str, unit: str, dot: Callable[[str, str], Dot | None], salt: str = ""
 ) -> Chart:
     """A group for each evaluation set; `dot` gives the value of (model, set), None where there is none."""
     groups: dict[str, dict[str, Dot]] = {}
@@ -93,7 +93,7 @@ def set_chart(
     return dots(title, groups, colors(experiment.methods), experiment.student + salt, unit)
 
 
-def metric_chart(experiment: Experiment, summary: Summary, metric: str, title: str, unit: str) -> Chart:
+def metric_chart(experiment: StudentTable, summary: Summary, metric: str, title: str, unit: str) -> Chart:
     """One metric of results/<student>.json on every evaluation set."""
     metrics = summary["metrics"]
 
@@ -104,7 +104,7 @@ def metric_chart(experiment: Experiment, summary: Summary, metric: str, title: s
     return set_chart(experiment, title, unit, dot)
 
 
-def length_chart(experiment: Experiment, summary: Summary) -> Chart:
+def length_chart(experiment: StudentTable, summary: Summary) -> Chart:
     """Response lengths beside the references': the median, and from the tenth to the ninetieth percentile."""
     lengths = summary["lengths"]
 
@@ -116,7 +116,7 @@ def length_chart(experiment: Experiment, summary: Summary) -> Chart:
     return set_chart(experiment, "Response length", "tokens: median, 10 % to 90 %; references on top", dot)
 
 
-def bucket_chart(experiment: Experiment, summary: Summary, name: str) -> Chart:
+def bucket_chart(experiment: StudentTable, summary: Summary, name: str) -> Chart:
     """Rouge-L on one evaluation set by the length of the reference in tokens."""
     found = summary["lengths"][name]
     groups = {
@@ -129,7 +129,7 @@ def bucket_chart(experiment: Experiment, summary: Summary, name: str) -> Chart:
     return dots(title, groups, colors(experiment.methods), experiment.student, "Rouge-L; rows: tokens (prompts)")
 
 
-def charts(experiment: Experiment, summary: Summary) -> dict[str, list[Chart]]:
+def charts(experiment: StudentTable, summary: Summary) -> dict[str, list[Chart]]:
     """The charts of each analysis, by the name of the page's section."""
     metrics = summary["metrics"]
     return {

@@ -13,7 +13,7 @@ _STYLES = {"worse": "bold red", "better": "green", "changed": "yellow", "within 
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CommitComparison:
     """The working tree against a commit."""
 
     commit: str
@@ -61,7 +61,7 @@ class Comparison:
         return warnings
 
 
-def _rows(comparison: Comparison) -> list[tuple[str, str, str, str, str]]:
+def _rows(comparison: CommitComparison) -> list[tuple[str, str, str, str, str]]:
     return [
         (change.name, str(change.old or "–"), str(change.new or "–"), _difference(change), change.verdict)
         for change in comparison.ordered
@@ -79,7 +79,7 @@ def _difference(change: Change) -> str:
 _HEADINGS = ("metric", "old", "new", "change", "verdict")
 
 
-def to_terminal(comparison: Comparison) -> None:
+def to_terminal(comparison: CommitComparison) -> None:
     """Print everything, the verdicts' counts last, where a reader's eye is."""
     from rich.console import Console
     from rich.table import Table
@@ -113,7 +113,7 @@ def to_terminal(comparison: Comparison) -> None:
     console.print(f"Against {comparison.commit}: {comparison.headline}", highlight=False, markup=False, soft_wrap=True)
 
 
-def to_markdown(comparison: Comparison) -> str:
+def to_markdown(comparison: CommitComparison) -> str:
     """The same for a pull request; what is within noise is folded away."""
     settled = [row for row in _rows(comparison) if row[-1] != "within noise"]
     noise = [row for row in _rows(comparison) if row[-1] == "within noise"]
@@ -131,7 +131,7 @@ def to_markdown(comparison: Comparison) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def to_json(comparison: Comparison) -> dict[str, Any]:
+def to_json(comparison: CommitComparison) -> dict[str, Any]:
     """The same for a program: numbers as numbers, a value as `{"mean", "ci95"}`, the order that of the table."""
     return {
         "commit": comparison.commit,

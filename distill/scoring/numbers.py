@@ -7,8 +7,8 @@ from typing import Any
 
 from distill.evaluation.calibration import BINS
 from distill.scoring.names import CALIBRATION, EXPOSURE, KL, label
-from distill.scoring.results import Experiment
-from distill.scoring.tables import Cell, Row, Table
+from distill.scoring.results import StudentTable
+from distill.scoring.tables import Cell, ResultTable, TableRow
 
 # metric of a set in results/<student>.json → heading, digits
 _BY_SET = {
@@ -21,14 +21,16 @@ _BY_SET = {
 }
 
 
-def by_set(experiment: Experiment, metrics: Mapping[str, Any], name: str) -> Table:
+def by_set(experiment: StudentTable, metrics: Mapping[str, Any], name: str) -> ResultTable:
     """What was measured on one evaluation set beside Rouge-L."""
     shown = {m: how for m, how in _BY_SET.items() if any(m in metrics[model][name] for model in experiment.models)}
-    return Table(
+    return ResultTable(
         title=name,
         columns=tuple(heading for heading, _ in shown.values()),
         rows=tuple(
-            Row(label(model), tuple(_cell(metrics[model][name].get(m), digits) for m, (_, digits) in shown.items()))
+            TableRow(
+                label(model), tuple(_cell(metrics[model][name].get(m), digits) for m, (_, digits) in shown.items())
+            )
             for model in experiment.models
         ),
         notes=(
@@ -38,7 +40,7 @@ def by_set(experiment: Experiment, metrics: Mapping[str, Any], name: str) -> Tab
     )
 
 
-def by_analysis(experiment: Experiment, metrics: Mapping[str, Any]) -> Table:
+def by_analysis(experiment: StudentTable, metrics: Mapping[str, Any]) -> ResultTable:
     """Divergences, exposure bias and calibration, which are not measured on the evaluation sets."""
     sets = dict.fromkeys(name for model in experiment.models for name in metrics[model].get(CALIBRATION, {}))
     columns = {
@@ -53,9 +55,9 @@ def by_analysis(experiment: Experiment, metrics: Mapping[str, Any]) -> Table:
         cells = [_cell(own.get(part, {}).get(name), digits) for part, name, digits in columns.values()]
         for name in sets:
             cells += [_cell(own[CALIBRATION][name][metric], 1) for metric in ("accuracy", "ece", "word_mass")]
-        rows.append(Row(label(model), tuple(cells)))
+        rows.append(TableRow(label(model), tuple(cells)))
     headings = [f"{metric}, {name}" for name in sets for metric in ("Accuracy", "ECE", "Word mass")]
-    return Table(
+    return ResultTable(
         title="",
         columns=(*columns, *headings),
         rows=tuple(rows),

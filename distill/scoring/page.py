@@ -16,9 +16,9 @@ from distill.scoring import analysis_plots, numbers, plots, tables, verdicts
 from distill.scoring.drawing import Chart, colors
 from distill.scoring.names import label
 from distill.scoring.provenance import Provenance
-from distill.scoring.results import Experiment
+from distill.scoring.results import StudentTable
 from distill.scoring.samples import as_script
-from distill.scoring.tables import Table
+from distill.scoring.tables import ResultTable
 
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -27,16 +27,16 @@ _TEMPLATE = Path(__file__).with_name("page.html.j2")
 class Student:
     """Everything the page shows of one student."""
 
-    experiment: Experiment
-    table: Table
-    verdicts: Table | None
+    experiment: StudentTable
+    table: ResultTable
+    verdicts: ResultTable | None
     directions: Sequence[str]
     scores: Sequence[Chart]
     curves: Sequence[Chart]
     more_curves: Sequence[Chart]
     analyses: Mapping[str, Sequence[Chart]]
-    by_analysis: Table
-    by_set: Sequence[Table]
+    by_analysis: ResultTable
+    by_set: Sequence[ResultTable]
 
     @property
     def legend(self) -> list[tuple[str, str]]:
@@ -46,7 +46,7 @@ class Student:
 
 
 def student(
-    experiment: Experiment, summary: Mapping[str, Any], curves: Mapping[str, Mapping[str, plots.Curve]]
+    experiment: StudentTable, summary: Mapping[str, Any], curves: Mapping[str, Mapping[str, plots.Curve]]
 ) -> Student:
     """What analyses/<student>/summary.json and the training curves say of one student, drawn."""
     metrics, significance = summary["metrics"], summary["significance"]
@@ -66,9 +66,9 @@ def student(
     )
 
 
-def by_family(students: Sequence[Student]) -> list[tuple[str, Table]]:
+def by_family(students: Sequence[Student]) -> list[tuple[str, ResultTable]]:
     """The results table of each family."""
-    families: dict[str, list[Table]] = {}
+    families: dict[str, list[ResultTable]] = {}
     for each in students:
         families.setdefault(each.experiment.family, []).append(each.table)
     return [(family, tables.combine(own)) for family, own in families.items()]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from distill.project.errors import DataError
 from distill.project.settings import read_yaml
 from distill.scoring.names import TEACHER, label
-from distill.scoring.tables import Cell, Row, Table
+from distill.scoring.tables import Cell, ResultTable, TableRow
 
 TABLE = Path(__file__).with_name("paper_table.yaml")
 
@@ -90,7 +90,7 @@ def compare(paper: Paper, student: str, results: Mapping[str, Any]) -> Iterator[
                     yield Compared(model, dataset, metric, number, score["mean"], (low, high))
 
 
-def build(paper: Paper, student: str, results: Mapping[str, Any]) -> Table | None:
+def build(paper: Paper, student: str, results: Mapping[str, Any]) -> ResultTable | None:
     """A table of one student, None where it and the paper share no cell."""
     found = {(c.model, c.dataset, c.metric): c for c in compare(paper, student, results)}
     if not found:
@@ -99,7 +99,8 @@ def build(paper: Paper, student: str, results: Mapping[str, Any]) -> Table | Non
     models = list(dict.fromkeys(model for model, _, _ in found))
     who = paper.students[student]
     rows = [
-        Row(label(model), tuple(_cell(found.get((model, *column))) for column in columns), student) for model in models
+        TableRow(label(model), tuple(_cell(found.get((model, *column))) for column in columns), student)
+        for model in models
     ]
     counts = Counter(compared.verdict for compared in found.values())
     notes = [
@@ -110,7 +111,7 @@ def build(paper: Paper, student: str, results: Mapping[str, Any]) -> Table | Non
     ]
     if any(metric == "judge" for _, metric in columns):
         notes.append("The paper's judge is GPT-4, its prompt not printed whole: scores of judges compare loosely.")
-    return Table(
+    return ResultTable(
         title=f"{student}: {who['student']} of {who[TEACHER]}",
         columns=tuple(f"{dataset}{_METRICS[metric]}" for dataset, metric in columns),
         rows=tuple(rows),

@@ -9,7 +9,7 @@ from typing import Any
 from distill.project.errors import DataError
 from distill.scoring.drawing import INK, LINE, Chart, axes_of, colors, to_svg
 from distill.scoring.names import label
-from distill.scoring.results import Experiment
+from distill.scoring.results import StudentTable
 
 _POINTS_A_LINE = 300
 
@@ -42,7 +42,7 @@ def read_curve(path: Path) -> Curve:
     return steps, values
 
 
-def read_curves(experiment: Experiment, root: Path) -> dict[str, dict[str, Curve]]:
+def read_curves(experiment: StudentTable, root: Path) -> dict[str, dict[str, Curve]]:
     """Quantity → model → curve, read from runs/<who>/<what>.curves/*.tsv; an absent folder gives none."""
     curves: dict[str, dict[str, Curve]] = {}
     for model in experiment.models:
@@ -67,13 +67,13 @@ def thin(curve: Curve, points: int = _POINTS_A_LINE) -> Curve:
     return averaged(steps), averaged(values)
 
 
-def _ends(experiment: Experiment, metrics: Mapping[str, Any], name: str) -> list[float]:
+def _ends(experiment: StudentTable, metrics: Mapping[str, Any], name: str) -> list[float]:
     """Where the bar or its whisker ends, for each model."""
     scores = [metrics[model][name]["rouge_l"] for model in experiment.models]
     return [max(score["mean"], score["ci95"][1]) for score in scores]
 
 
-def score_chart(experiment: Experiment, metrics: Mapping[str, Any], name: str) -> Chart:
+def score_chart(experiment: StudentTable, metrics: Mapping[str, Any], name: str) -> Chart:
     """Horizontal bars of Rouge-L on one evaluation set, with the 95 % interval over prompts and seeds."""
     models = experiment.models
     scores = [metrics[model][name]["rouge_l"] for model in models]
@@ -104,7 +104,7 @@ def score_chart(experiment: Experiment, metrics: Mapping[str, Any], name: str) -
     return to_svg(figure, f"Rouge-L on {name}", spoken, experiment.student)
 
 
-def curve_chart(experiment: Experiment, quantity: str, curves: Mapping[str, Curve]) -> Chart:
+def curve_chart(experiment: StudentTable, quantity: str, curves: Mapping[str, Curve]) -> Chart:
     """One quantity over training steps, a line for each model that has it."""
     palette = colors(experiment.methods)
     figure, axes = axes_of(height=2.5)
@@ -121,11 +121,11 @@ def curve_chart(experiment: Experiment, quantity: str, curves: Mapping[str, Curv
     return to_svg(figure, title, "At the end: " + "; ".join(ends), experiment.student)
 
 
-def score_charts(experiment: Experiment, metrics: Mapping[str, Any]) -> list[Chart]:
+def score_charts(experiment: StudentTable, metrics: Mapping[str, Any]) -> list[Chart]:
     """One bar chart for each evaluation set."""
     return [score_chart(experiment, metrics, name) for name in experiment.sets]
 
 
-def curve_charts(experiment: Experiment, curves: Mapping[str, Mapping[str, Curve]]) -> Sequence[Chart]:
+def curve_charts(experiment: StudentTable, curves: Mapping[str, Mapping[str, Curve]]) -> Sequence[Chart]:
     """One line chart for each quantity that any model recorded."""
     return [curve_chart(experiment, quantity, by_model) for quantity, by_model in curves.items()]

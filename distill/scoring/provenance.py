@@ -18,7 +18,7 @@ _UNCOUNTED = ("passes_per_rollout_token",)
 
 
 @dataclass(frozen=True)
-class Run:
+class RunEntry:
     """One stage that trained or sampled: what it was and what it took."""
 
     name: str
@@ -51,7 +51,7 @@ class Provenance:
     revision: str
     """Of the checkout that made the report, empty outside git."""
     versions: Mapping[str, str]
-    runs: tuple[Run, ...]
+    runs: tuple[RunEntry, ...]
     data: tuple[DataFile, ...]
     settings: Mapping[str, str]
     """params.yaml, then each checkpoint's settings as JSON text."""
@@ -89,8 +89,8 @@ def _settings(meta: Mapping[str, Any]) -> str:
     return json.dumps(known, indent=1, ensure_ascii=False)
 
 
-def _run(path: Path, record: Mapping[str, Any]) -> Run:
-    return Run(
+def _run(path: Path, record: Mapping[str, Any]) -> RunEntry:
+    return RunEntry(
         name=f"{path.parent.name}/{path.name.removesuffix('.run.json')}",
         seconds=float(record["seconds"]),
         cpu_seconds=float(record["cpu_seconds"]),

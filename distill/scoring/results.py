@@ -30,7 +30,7 @@ ANALYSES = ("divergence", "exposure", "calibration", "loss", "lengths")
 
 
 @dataclass(frozen=True)
-class Experiment:
+class StudentTable:
     """What params.yaml names for one student."""
 
     student: str
@@ -56,7 +56,7 @@ def students(params: Path) -> list[str]:
     return [str(name) for name in lookup(read_yaml(params), "students", params)]
 
 
-def read_experiment(params: Path, student: str) -> Experiment:
+def read_student(params: Path, student: str) -> StudentTable:
     """The part of params.yaml that speaks of one student.
 
     Raises: SettingsError for an unknown student, or a name that the results file needs for itself.
@@ -65,7 +65,7 @@ def read_experiment(params: Path, student: str) -> Experiment:
     sets = tuple(str(name) for name in lookup(content, "datasets", params))
     if taken := sorted(set(RESERVED) & set(sets)):
         raise SettingsError(f"{params}: `{taken[0]}` is a name the results need for themselves; rename that set")
-    return Experiment(
+    return StudentTable(
         student=student,
         family=str(lookup(content, f"students.{student}.family", params)),
         methods=tuple(str(name) for name in lookup(content, "methods", params)),
@@ -83,7 +83,7 @@ def _cell(score: Mapping[str, Any], seed: int) -> dict[str, Any]:
     return metrics
 
 
-def read_scores(experiment: Experiment, root: Path) -> dict[str, dict[str, Any]]:
+def read_scores(experiment: StudentTable, root: Path) -> dict[str, dict[str, Any]]:
     """The score files of all models: model → set → content of scores/<who>/<what>/<set>.json below `root`.
 
     Raises: DataError when one is missing, or a model was scored on other prompts than its teacher.
@@ -104,7 +104,7 @@ def read_scores(experiment: Experiment, root: Path) -> dict[str, dict[str, Any]]
     return scores
 
 
-def read_analyses(experiment: Experiment, root: Path) -> Analyses:
+def read_analyses(experiment: StudentTable, root: Path) -> Analyses:
     """The analyses of one student: name → content of analyses/<student>/<name>.json below `root`.
 
     Raises: DataError when one is missing.
@@ -113,7 +113,9 @@ def read_analyses(experiment: Experiment, root: Path) -> Analyses:
     return {name: read_json(folder / f"{name}.json") for name in ANALYSES}
 
 
-def metrics(experiment: Experiment, scores: Mapping[str, Mapping[str, Any]], analyses: Analyses, root: Path) -> Metrics:
+def metrics(
+    experiment: StudentTable, scores: Mapping[str, Mapping[str, Any]], analyses: Analyses, root: Path
+) -> Metrics:
     """The content of results/<student>.json: model → set → metric, and model → analysis → metric.
 
     A set that is judged has a metric `judge` too, without a score where the judge's budget did not reach.
@@ -143,7 +145,9 @@ def metrics(experiment: Experiment, scores: Mapping[str, Mapping[str, Any]], ana
     return gathered
 
 
-def significance(experiment: Experiment, scores: Mapping[str, Mapping[str, Any]], analyses: Analyses) -> dict[str, Any]:
+def significance(
+    experiment: StudentTable, scores: Mapping[str, Mapping[str, Any]], analyses: Analyses
+) -> dict[str, Any]:
     """MiniLLM against every other model on the same prompts: model → set → difference and verdict of MiniLLM.
 
     The analyses' comparisons stand beside the sets, under their names. Empty where params.yaml does not name MiniLLM.
@@ -179,7 +183,7 @@ def summary(gathered: Metrics, verdicts: Mapping[str, Any], analyses: Analyses, 
     return {"note": note, "metrics": gathered, "significance": verdicts, **drawn}
 
 
-def plot_rows(experiment: Experiment, gathered: Metrics) -> str:
+def plot_rows(experiment: StudentTable, gathered: Metrics) -> str:
     """The content of results/<student>.csv: `method,set,rouge_l,std`, one line for each cell."""
     lines = ["method,set,rouge_l,std"]
     for model in experiment.models:

@@ -13,7 +13,7 @@ from typing import Any
 
 from distill.project.files import read_json, read_jsonl
 from distill.scoring.names import label
-from distill.scoring.results import Experiment
+from distill.scoring.results import StudentTable
 
 # A page may weigh 20 MB, of which charts and tables need a part.
 _BYTES = 15_000_000
@@ -25,7 +25,7 @@ def spread(count: int, wanted: int) -> list[int]:
     return [position * count // taken for position in range(taken)]
 
 
-def collect(experiments: Sequence[Experiment], root: Path, most_bytes: int = _BYTES) -> dict[str, Any]:
+def collect(experiments: Sequence[StudentTable], root: Path, most_bytes: int = _BYTES) -> dict[str, Any]:
     """The block of JSON: `sets`, `students` and `answers`, of each evaluation set's first sampling seed.
 
     Where it would be over `most_bytes`, every set keeps an evenly spread part of its prompts. A response is

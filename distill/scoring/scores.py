@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from math import fsum, sqrt
 from typing import Any
 
-from distill.scoring import diversity, rouge
-from distill.scoring.answers import Answers
+from distill.evaluation.answer_sheet import Answers
+from distill.scoring import diversity
 from distill.scoring.statistics import bootstrap_interval, interval_entry
+from distill.text import rouge
 
 _DIGITS = 4
 

@@ -12,7 +12,7 @@ from distill.project.errors import DataError
 from distill.project.files import read_json
 from distill.project.settings import read_yaml
 from distill.scoring.names import KL, REFERENCE_METHOD, TEACHER, label
-from distill.scoring.results import Experiment, read_experiment
+from distill.scoring.results import StudentTable, read_student
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -44,7 +44,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One line of a table."""
 
     name: str
@@ -54,17 +54,17 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Table:
+class ResultTable:
     """A table ready to be drawn in any medium."""
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     notes: tuple[str, ...]
 
 
 def _score_column(
-    name: str, experiment: Experiment, metrics: Mapping[str, Any], verdicts: Mapping[str, Any]
+    name: str, experiment: StudentTable, metrics: Mapping[str, Any], verdicts: Mapping[str, Any]
 ) -> list[Cell]:
     means = {model: metrics[model][name]["rouge_l"]["mean"] for model in experiment.models}
     # compared as printed: two students that read the same are both the best
@@ -85,7 +85,7 @@ def _interval(entry: Mapping[str, Any], digits: int) -> str:
     return f"[{', '.join(f'{bound:.{digits}f}' for bound in entry['ci95'])}]" if "ci95" in entry else ""
 
 
-def _judge_column(experiment: Experiment, metrics: Mapping[str, Any], name: str) -> list[Cell]:
+def _judge_column(experiment: StudentTable, metrics: Mapping[str, Any], name: str) -> list[Cell]:
     cells = [metrics[model][name].get("judge", {}) for model in experiment.models]
     return [
         Cell(judged(metrics[model][name]), detail=_interval(cell, 1))
@@ -93,7 +93,7 @@ def _judge_column(experiment: Experiment, metrics: Mapping[str, Any], name: str)
     ]
 
 
-def _divergence_column(experiment: Experiment, metrics: Mapping[str, Any]) -> list[Cell]:
+def _divergence_column(experiment: StudentTable, metrics: Mapping[str, Any]) -> list[Cell]:
     found = {model: metrics[model][KL]["reverse_kl"] for model in experiment.models if KL in metrics[model]}
     texts = {model: f"{entry['mean']:.2f}" for model, entry in found.items()}
     best = min((text for model, text in texts.items() if model != TEACHER), key=float, default="")
@@ -103,7 +103,9 @@ def _divergence_column(experiment: Experiment, metrics: Mapping[str, Any]) -> li
     ]
 
 
-def build(experiment: Experiment, metrics: Mapping[str, Any], significance: Mapping[str, Any], note: str = "") -> Table:
+def build(
+    experiment: StudentTable, metrics: Mapping[str, Any], significance: Mapping[str, Any], note: str = ""
+) -> ResultTable:
     """The table of one student from its results and verdicts; `note` is printed below it.
 
     Raises: DataError when the results lack a model or set that params.yaml names.
@@ -139,20 +141,22 @@ def build(experiment: Experiment, metrics: Mapping[str, Any], significance: Mapp
             "Against MiniLLM on the same prompts (paired bootstrap, 95 %): "
             "▼ below it, ▲ above it, ≈ not distinguishable."
         )
-    return Table(
+    return ResultTable(
         title=f"{experiment.student} ({experiment.family})",
         columns=tuple(titles),
         rows=tuple(
-            Row(label(model), tuple(column[row] for column in columns), "" if model == TEACHER else experiment.student)
+            TableRow(
+                label(model), tuple(column[row] for column in columns), "" if model == TEACHER else experiment.student
+            )
             for row, model in enumerate(experiment.models)
         ),
         notes=(*notes, *([note] if note else [])),
     )
 
 
-def read(student: str, root: Path) -> Table:
+def read(student: str, root: Path) -> ResultTable:
     """The table of one student, from params.yaml, `recipe.note` of its profile and results/ below `root`."""
-    experiment = read_experiment(root / "params.yaml", student)
+    experiment = read_student(root / "params.yaml", student)
     recipe = read_yaml(root / "profiles" / f"{experiment.family}.yaml").get("recipe", {})
     return build(
         experiment,
@@ -162,14 +166,14 @@ def read(student: str, root: Path) -> Table:
     )
 
 
-def combine(tables: Sequence[Table]) -> Table:
+def combine(tables: Sequence[ResultTable]) -> ResultTable:
     """The tables of several students of one family as one, as in the paper: the teacher, then student by student."""
     first = tables[0]
     rows = [row for number, table in enumerate(tables) for row in table.rows if row.group or number == 0]
     return replace(first, title=first.title if len(tables) == 1 else "", rows=tuple(rows))
 
 
-def to_markdown(table: Table, details: bool = False) -> str:
+def to_markdown(table: ResultTable, details: bool = False) -> str:
     """The table and its notes as GitHub Markdown; `details` puts intervals into the cells."""
 
     def line(cells: list[str]) -> str:
@@ -189,7 +193,7 @@ def _markdown_cell(cell: Cell, details: bool) -> str:
     return " ".join(part for part in (text, cell.detail if details else "", cell.sign) if part)
 
 
-def to_rich(table: Table) -> RichTable:
+def to_rich(table: ResultTable) -> RichTable:
     """The table for a terminal, without its notes."""
     from rich.table import Table as RichTable
     from rich.text import Text

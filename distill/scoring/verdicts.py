@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.scoring.names import CALIBRATION, EXPOSURE, KL, LOSS, REFERENCE_METHOD, label
-from distill.scoring.results import Experiment
-from distill.scoring.tables import Cell, Row, Table
+from distill.scoring.results import StudentTable
+from distill.scoring.tables import Cell, ResultTable, TableRow
 
 _BASELINES = ("sft", "kd", "seqkd")
 
@@ -32,7 +32,7 @@ class Measure:
     """Digits after the point that differences are shown with."""
 
 
-def measures(experiment: Experiment, verdicts: Mapping[str, Any]) -> Iterator[Measure]:
+def measures(experiment: StudentTable, verdicts: Mapping[str, Any]) -> Iterator[Measure]:
     """Everything that results/<student>.significance.json compares, buckets of reference length left out."""
     against = verdicts.get(REFERENCE_METHOD, {})
 
@@ -59,17 +59,17 @@ def measures(experiment: Experiment, verdicts: Mapping[str, Any]) -> Iterator[Me
         yield Measure(f"Loss on references, {name}", found(LOSS, name), digits=3)
 
 
-def build(experiment: Experiment, verdicts: Mapping[str, Any]) -> Table | None:
+def build(experiment: StudentTable, verdicts: Mapping[str, Any]) -> ResultTable | None:
     """The verdicts as a table, a row for each measure and a column for each other model; None if none was made."""
     others = [model for model in experiment.models if model in verdicts.get(REFERENCE_METHOD, {})]
     rows = [
-        Row(measure.name, tuple(_cell(measure, model) for model in others))
+        TableRow(measure.name, tuple(_cell(measure, model) for model in others))
         for measure in measures(experiment, verdicts)
         if measure.comparisons
     ]
     if not rows:
         return None
-    return Table(
+    return ResultTable(
         title=f"{label(REFERENCE_METHOD)} against",
         columns=tuple(label(model) for model in others),
         rows=tuple(rows),
@@ -104,7 +104,7 @@ def _listed(names: list[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def directions(experiment: Experiment, verdicts: Mapping[str, Any]) -> list[str]:
+def directions(experiment: StudentTable, verdicts: Mapping[str, Any]) -> list[str]:
     """A sentence for each direction of the paper: against which baselines it holds here."""
     sentences = []
     for measure in measures(experiment, verdicts):

@@ -14,7 +14,7 @@ _FENCE = "~~~~"
 
 
 @dataclass(frozen=True)
-class Origin:
+class CardOrigin:
     """Everything a card is written from; all of it as the stages left it."""
 
     student: str
@@ -43,7 +43,7 @@ class Origin:
         return f"{self.student}-{self.method}"
 
 
-def write_card(origin: Origin) -> str:
+def write_card(origin: CardOrigin) -> str:
     """The content of README.md: front matter that the hub reads, then text for people."""
     parts = [
         f"---\n{front_matter(origin)}\n---",
@@ -61,7 +61,7 @@ def write_card(origin: Origin) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def front_matter(origin: Origin) -> str:
+def front_matter(origin: CardOrigin) -> str:
     """The hub's YAML: task, tags, base model and the metrics as its model index."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -87,7 +87,7 @@ def front_matter(origin: Origin) -> str:
     return str(data.to_yaml()).strip()
 
 
-def _opening(origin: Origin) -> str:
+def _opening(origin: CardOrigin) -> str:
     who = f"The student `{origin.student}`, trained by **{label(origin.method)}**"
     if origin.method == TEACHER:
         who = f"The teacher of the family `{origin.student}`, trained by **SFT**"
@@ -101,7 +101,7 @@ def _opening(origin: Origin) -> str:
     return "\n".join(lines)
 
 
-def _usage(origin: Origin) -> str:
+def _usage(origin: CardOrigin) -> str:
     prompt = origin.meta["prompt"]
     sampling = ", ".join(f"{name} {value}" for name, value in origin.sampling.items())
     wrapped = (
@@ -122,13 +122,13 @@ def _fenced(text: str) -> str:
     return f"{_FENCE}\n{text.rstrip()}\n{_FENCE}"
 
 
-def _cells(origin: Origin, model: str) -> dict[str, Mapping[str, Any]]:
+def _cells(origin: CardOrigin, model: str) -> dict[str, Mapping[str, Any]]:
     """The evaluation sets on which a model was scored."""
     found = origin.results.get(model, {})
     return {name: found[name] for name in origin.sets if "rouge_l" in found.get(name, {})}
 
 
-def _results(origin: Origin) -> str:
+def _results(origin: CardOrigin) -> str:
     own, teacher = _cells(origin, origin.method), _cells(origin, TEACHER)
     if not own:
         return f"`{origin.method}` was not evaluated."
@@ -153,7 +153,7 @@ def _results(origin: Origin) -> str:
     return "\n".join(lines)
 
 
-def _training(origin: Origin) -> str:
+def _training(origin: CardOrigin) -> str:
     chosen = {name: origin.meta[name] for name in ("rows", "best_step", "best_valid_rouge_l") if name in origin.meta}
     settings = {**origin.meta["settings"], **chosen, "seed": origin.meta["seed"]}
     rows = "\n".join(f"| `{name}` | {json.dumps(value)} |" for name, value in settings.items())
@@ -163,7 +163,7 @@ def _training(origin: Origin) -> str:
     )
 
 
-def _provenance(origin: Origin) -> str:
+def _provenance(origin: CardOrigin) -> str:
     told = {f"{name} version": version for name, version in origin.meta.get("versions", {}).items()}
     told |= {
         name.replace("_", " "): origin.run[name]

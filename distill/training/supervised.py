@@ -28,8 +28,8 @@ from distill.project.progress import Progress
 from distill.project.randomness import key
 from distill.runs.curves import Curves
 from distill.runs.hardware import HardwareSettings
-from distill.runs.interrupt import StopRequest, stop_after_step
-from distill.runs.memory import Fitting
+from distill.runs.out_of_memory import Fitting
+from distill.runs.stopping import StopRequest, stop_after_step
 from distill.runs.trackers import callbacks
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example

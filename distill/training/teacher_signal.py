@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from distill.models.parts import backbone, head, precise
 from distill.parallel.processes import ALONE, Processes
-from distill.runs.memory import Fitting
+from distill.runs.out_of_memory import Fitting
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
 from distill.training.batches import FILLER

@@ -7,9 +7,9 @@ from zlib import crc32
 from pydantic import BaseModel, ConfigDict, Field
 
 from distill.world.documents import write_document
-from distill.world.drafts import Draft, Family, Purpose, Row
-from distill.world.families import FAMILIES
+from distill.world.drafts import Draft, Family, Purpose, ToyRow
 from distill.world.lore import Lore, draw_lore
+from distill.world.task_types import FAMILIES
 
 # Of 20 hash classes the first three are for the test sets and the next for validation.
 HASH_CLASSES = 20
@@ -45,9 +45,9 @@ class WorldSettings(BaseModel):
 class World:
     """The corpus of one set of settings."""
 
-    train: list[Row]
-    valid: list[Row]
-    tests: dict[str, list[Row]]
+    train: list[ToyRow]
+    valid: list[ToyRow]
+    tests: dict[str, list[ToyRow]]
     documents: list[str]
 
 
@@ -69,21 +69,21 @@ def hash_class(draft: Draft) -> int:
     return crc32(f"{draft.instruction}\n{draft.passage}".encode()) % HASH_CLASSES
 
 
-def _draw_training_row(lore: Lore, seed: int, index: int) -> Row:
+def _draw_training_row(lore: Lore, seed: int, index: int) -> ToyRow:
     # A generator per row keeps row i the same however many rows are asked for.
     rng = Random(f"{seed}/train/{index}")
     family, draft = _draw_draft(rng, lore, Purpose.KNOWN, TRAIN_CLASSES)
-    return Row(instruction=draft.instruction, input=draft.passage, output=draft.answers[0], category=family.category)
+    return ToyRow(instruction=draft.instruction, input=draft.passage, output=draft.answers[0], category=family.category)
 
 
-def _draw_distinct_rows(lore: Lore, purpose_name: str, count: int, purpose: Purpose, classes: range) -> list[Row]:
+def _draw_distinct_rows(lore: Lore, purpose_name: str, count: int, purpose: Purpose, classes: range) -> list[ToyRow]:
     """Rows for evaluation, no prompt twice; open tasks keep all their references."""
-    rows: dict[tuple[str, str], Row] = {}
+    rows: dict[tuple[str, str], ToyRow] = {}
     rng = Random(purpose_name)
     while len(rows) < count:
         family, draft = _draw_draft(rng, lore, purpose, classes)
         output = draft.answers[0] if len(draft.answers) == 1 else list(draft.answers)
-        row = Row(instruction=draft.instruction, input=draft.passage, output=output, category=family.category)
+        row = ToyRow(instruction=draft.instruction, input=draft.passage, output=output, category=family.category)
         rows.setdefault((draft.instruction, draft.passage), row)
     return list(rows.values())
 

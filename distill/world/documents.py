@@ -6,12 +6,12 @@ from distill.world.crafts import CRAFTS
 from distill.world.drafts import Purpose
 from distill.world.events import draw_events, write_passage
 from distill.world.facts import ANIMALS, FOODS
-from distill.world.families.long_answers import describe_town, explain_craft, tell_story
-from distill.world.families.open_questions import describe_food
-from distill.world.families.person_questions import PERSON_TOPICS
-from distill.world.families.rewrites import write_portrait
 from distill.world.language import capitalise, join_words, with_article
 from distill.world.lore import Lore
+from distill.world.task_types.long_answers import describe_town, explain_craft, tell_story
+from distill.world.task_types.open_questions import describe_food
+from distill.world.task_types.person_questions import PERSON_TOPICS
+from distill.world.task_types.rewrites import write_portrait
 
 
 def _write_portrait(rng: Random, lore: Lore) -> str:

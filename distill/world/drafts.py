@@ -9,7 +9,7 @@ from typing import NamedTuple, TypedDict
 from distill.world.lore import Lore, Person
 
 
-class Row(TypedDict):
+class ToyRow(TypedDict):
     """One row of the corpus; `output` is a list of references where many answers are valid."""
 
     instruction: str

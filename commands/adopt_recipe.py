@@ -1,0 +1,209 @@
+"""The recipe that `commands.adopt` writes: chosen by the models' sizes from the paper's tables, each choice explained.
+
+Learning rates, epochs and batch: arXiv 2306.08543v4, appendix B.1, and the authors' scripts where it names a range.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from commands.adopt_models import Models
+from distill.data.rows import Fields
+from distill.project.references import Reference
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the paper does with models of a size."""
+
+    below: float
+    """Parameters."""
+    rate: str
+    epochs: int
+    like: str
+    micro_batch: int
+
+
+# The paper's line is at 1.3B: 20 epochs below it, 10 from there on. Rates within its ranges are the scripts'.
+SIZES = (
+    Size(0.2e9, "5e-4", 20, "GPT-2 120M", 16),
+    Size(1.2e9, "1e-4", 20, "GPT-2 340M and 760M", 8),
+    Size(4e9, "5e-5", 10, "GPT-2 1.5B, OPT 1.3B and 2.7B", 4),
+    Size(float("inf"), "1e-5", 10, "OPT 6.7B and 13B, LLaMA 7B and 13B", 2),
+)
+
+_ALPACA = "Below is an instruction that describes a task"
+_ANSWER = "Write a response that appropriately completes the request."
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """All that the profile depends on."""
+
+    name: str
+    teacher: Reference
+    student: Reference
+    finished_teacher: bool
+    models: Models
+    train: str
+    rows: int
+    fields: Fields
+    corpus: str | None
+    methods: tuple[str, ...]
+
+    @property
+    def valid_rows(self) -> int:
+        """A tenth of the rows, at most the paper's 1,000."""
+        return max(1, min(1000, self.rows // 10))
+
+    @property
+    def steps(self) -> int:
+        """The paper's 5,000, or ten passes over the prompts where that is less, at which the scripts stop."""
+        collections = max(1, round(10 * (self.rows - self.valid_rows) / 256))
+        return min(5000, 16 * collections)
+
+
+def size_of(parameters: int) -> Size:
+    """The row of the table that a model belongs to."""
+    return next(size for size in SIZES if parameters < size.below)
+
+
+def profile_text(adoption: Adoption) -> str:
+    """profiles/<name>.yaml as text."""
+    return "\n".join([*_head(adoption), *_data(adoption), *_prompt(adoption), *_models(adoption), *_hardware(adoption)])
+
+
+def _head(adoption: Adoption) -> list[str]:
+    memory = 16 * max(adoption.models.teacher_parameters, adoption.models.student_parameters) / 1e9
+    return [
+        f"# {adoption.name}: written by `python -m commands.adopt`; from here on it is yours to change.",
+        "# Hyperparameters by the models' sizes: arXiv 2306.08543v4, appendix B.1 and, for rates within its ranges,",
+        "# the authors' scripts. They are a start: sweep the learning rate of each method before comparing methods.",
+        f"# Adam in float32 takes 16 bytes a trained parameter: {memory:.3g} GB for the larger model.",
+        "",
+        "recipe:",
+        f"  note: {adoption.name} profile, hyperparameters by size from the MiniLLM paper, not swept",
+        "  dtype: float32    # the scripts train in half precision over float32 master weights",
+        "",
+    ]
+
+
+def _data(adoption: Adoption) -> list[str]:
+    lines = [
+        "  data:",
+        f"    train: {{path: {json.dumps(adoption.train)}}}",
+        f"    valid_rows: {adoption.valid_rows}    # a tenth of {adoption.rows:,} rows, at most the paper's 1,000",
+    ]
+    if changed := adoption.fields.model_dump(exclude_defaults=True):
+        lines.append(f"    fields: {_flow(changed)}")
+    if adoption.corpus is not None:
+        lines.append(f"    corpus: {{path: {json.dumps(adoption.corpus)}}}    # D_PT")
+    return [*lines, "    rows: {teacher: null, student: null}    # all", ""]
+
+
+def _prompt(adoption: Adoption) -> list[str]:
+    half = min(512, adoption.models.positions) // 2
+    if adoption.models.chat:
+        why = "# The tokenizer brings a chat template: the row is one user turn of it, with nothing around."
+        templates = ("{instruction}\n\n{input}", "{instruction}")
+    else:
+        why = "# The authors' template (Alpaca's); the tokenizer brings no chat template."
+        context = ", paired with an input that provides further context"
+        templates = (
+            f"{_ALPACA}{context}. {_ANSWER}\n\n### Instruction:\n{{instruction}}\n\n### Input:\n{{input}}\n\n"
+            "### Response:\n",
+            f"{_ALPACA}. {_ANSWER}\n\n### Instruction:\n{{instruction}}\n\n### Response:\n",
+        )
+    limit = "the paper's" if half == 256 else f"half of the {adoption.models.positions} tokens that the models can read"
+    lines = [
+        f"  {why}",
+        "  prompt:",
+        f"    with_input: {json.dumps(templates[0])}",
+        f"    without_input: {json.dumps(templates[1])}",
+        f"    # Both are {limit}; longer prompts are left out of training and counted.",
+        f"    max_prompt_tokens: {half}",
+        f"    max_response_tokens: {half}",
+    ]
+    if adoption.models.chat:
+        lines.append("    chat_template: true")
+    lines += ["", "  tokenizer:", f"    source: {_reference(adoption.student)}"]
+    if adoption.models.chat and adoption.models.end_of_turn is not None:
+        token = json.dumps(adoption.models.end_of_turn)
+        lines.append(f"    eos_token: {token}    # with which the template ends a turn")
+    return [*lines, ""]
+
+
+def _models(adoption: Adoption) -> list[str]:
+    teacher, student = (size_of(n) for n in (adoption.models.teacher_parameters, adoption.models.student_parameters))
+    lines = ["  teacher:"]
+    if adoption.finished_teacher:
+        lines += ["    model: null    # finished: not fine-tuned here", f"    from: {_reference(adoption.teacher)}"]
+    else:
+        lines += [
+            f"    model: {{source: {_reference(adoption.teacher)}}}",
+            f"    # Rate and epochs as {teacher.like}.",
+            f"    sft: {{learning_rate: {teacher.rate}, batch_size: 32, epochs: {teacher.epochs}}}",
+        ]
+    samples = 8 if "seqkd_multi" in adoption.methods else 1
+    why = "`seqkd_multi` learns from 8; the paper draws 1" if samples == 8 else "the paper's; 8 for `seqkd_multi`"
+    same = f"learning_rate: {student.rate}, batch_size: 32"
+    lines += [
+        "",
+        f"  pseudo: {{samples_per_prompt: {samples}}}    # {why}",
+        "",
+        "  students:",
+        f"    {adoption.name}-student:",
+        f"      model: {{source: {_reference(adoption.student)}}}",
+        f"      # Rate and epochs as {student.like}; 32 is the smaller of the paper's two batches.",
+        "      # `init` is MiniLLM's start: 3 epochs, lowest validation loss.",
+        "      # `seqkd_multi` and `single_step` are controls of this project, not of the paper.",
+        f"      init: {{{same}, epochs: 3, select: loss}}",
+        f"      sft: {{{same}, epochs: {student.epochs}}}",
+        f"      kd: {{{same}, epochs: {student.epochs}, kd_ratio: 0.5}}",
+        f"      seqkd: {{{same}, epochs: {student.epochs}, samples_per_prompt: 1}}",
+        f"      seqkd_multi: {{{same}, epochs: 3, samples_per_prompt: 8}}",
+    ]
+    return [*lines, *_minillm(adoption)]
+
+
+def _minillm(adoption: Adoption) -> list[str]:
+    steps = adoption.steps
+    reason = "the paper's" if steps == 5000 else "ten passes over the prompts, at which the scripts stop"
+    text = "lm_coef: 1.0, lm_batch: 64, lm_length: 512" if adoption.corpus is not None else "lm_coef: 0.0"
+    shown = [
+        f"        {{preset: reference, learning_rate: 5e-6, max_steps: {steps}, warmup_steps: {min(100, steps // 10)}, "
+        f"evaluate_every: {min(100, steps)},",
+        f"         {text}",
+    ]
+    plain = [] if adoption.corpus is not None else ["      # No plain text was given, so L_PT is off (`--corpus`)."]
+    return [
+        "      # The paper: rate 5e-6 for every size, 256 rollouts, mini-batch 64, 4 inner epochs.",
+        f"      # Steps: {reason}. `reference` is the formula of the released code.",
+        *plain,
+        "      minillm:",
+        *shown[:-1],
+        f"{shown[-1]}}}",
+        "      single_step:",
+        *shown[:-1],
+        f"{shown[-1]}, policy_gradient: false}}",
+        "",
+    ]
+
+
+def _hardware(adoption: Adoption) -> list[str]:
+    size = size_of(adoption.models.student_parameters)
+    return [
+        "hardware:    # changes no result; DVC does not watch it",
+        f"  micro_batch: {size.micro_batch}",
+        "  decode_batch: 64",
+        "",
+    ]
+
+
+def _reference(source: Reference) -> str:
+    return _flow(source.model_dump(exclude_defaults=True))
+
+
+def _flow(values: dict[str, str]) -> str:
+    return "{" + ", ".join(f"{name}: {json.dumps(value)}" for name, value in values.items()) + "}"

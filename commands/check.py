@@ -1,0 +1,195 @@
+"""Validate every setting before any work: the table, the profiles, the evaluation sets; all faults at once.
+
+python -m commands.check            what params.yaml names
+python -m commands.check --all      every profile and evaluation set in the repository too
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from commands.check_machine import hardware_faults
+from commands.check_models import family_tokenizer, unfit_models
+from commands.recipe import Profile, Recipe, StudentRecipe
+from commands.watched import unwritten_params, unwritten_settings
+from distill.data.evalset import EvalSetSettings
+from distill.evaluation.labelled import LabelSetSettings
+from distill.generation.settings import EvaluationSettings
+from distill.judging.prompt import read_template
+from distill.judging.settings import JudgeSettings, judge_faults, pseudo_faults
+from distill.models.settings import ModelSettings, Taken
+from distill.objectives.seqkd import ObjectiveSettings as SeqKDSettings
+from distill.project.errors import SettingsError, run_stage
+from distill.project.references import ModelReference
+from distill.project.settings import Settings, lookup, parse, read_yaml, section
+from distill.project.table import PARAMS, Table, profile_path, read_profile, read_table
+
+
+def main() -> None:
+    """Print what was found sound, or every fault at once."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--all", action="store_true", help="every profile and evaluation set, used or not")
+    faults, profiles, sets = found_faults(parser.parse_args().all)
+    if faults:
+        raise SettingsError("the settings have faults:\n  " + "\n  ".join(faults))
+    print(f"settings: {profiles} profile(s) and {sets} evaluation set(s) are sound")
+
+
+def found_faults(everything: bool) -> tuple[list[str], int, int]:
+    """(faults, profiles looked at, evaluation sets looked at), of what params.yaml names or of everything there is."""
+    faults: list[str] = []
+    table = _attempt(faults, read_table)
+    evaluation = _attempt(faults, lambda: section(PARAMS, "evaluation", EvaluationSettings))
+    judge = _attempt(faults, lambda: section(PARAMS, "judge", JudgeSettings))
+    families = set(table.families) if table else set()
+    names = {p.stem for p in Path("profiles").glob("*.yaml")} if everything else set()
+    profiles = {name: _attempt(faults, lambda n=name: check_profile(n)) for name in sorted(families | names)}
+    sets = set(table.datasets) if table else set()
+    sets |= {p.stem for p in Path("evalsets").glob("*.yaml")} if everything else set()
+    for name in sorted(sets):
+        _attempt(faults, lambda n=name: read_evalset(n))
+    labelled = _attempt(faults, read_calibration) or {}
+    for name in sorted(labelled.keys() | ({p.stem for p in Path("labelsets").glob("*.yaml")} if everything else set())):
+        _attempt(faults, lambda n=name: read_labelset(n))
+    if table is not None:
+        faults += cross_faults(table, profiles, labelled)
+    if judge is not None:
+        _attempt(faults, lambda: read_template(Path(judge.protocol.prompt)))
+    if table is not None and evaluation is not None and judge is not None:
+        found = judge_faults(judge, table.datasets, evaluation.seeds, os.environ)
+        faults += [f"{PARAMS}: {fault}" for fault in found]
+    return list(dict.fromkeys(faults)), len(profiles), len(sets)
+
+
+def _attempt(faults: list[str], read: Callable[..., Any]) -> Any:
+    """What `read` returns, or None with its faults noted."""
+    try:
+        return read()
+    except SettingsError as error:
+        faults.append(str(error))
+        return None
+
+
+def check_profile(family: str) -> Profile:
+    """A whole profile. Raises: SettingsError with all its faults."""
+    return parse(read_profile(family), Profile, str(profile_path(family)))
+
+
+def read_evalset(name: str) -> EvalSetSettings:
+    """One evaluation set's description. Raises: SettingsError."""
+    path = Path("evalsets") / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise SettingsError(f"evaluation set `{name}` has no {path}; write it or use one of: {known}")
+    return parse(read_yaml(path), EvalSetSettings, str(path))
+
+
+def read_calibration() -> dict[str, str]:
+    """The labelled sets of params.yaml and where they lie. Raises: SettingsError when there is none."""
+    named = lookup(read_yaml(PARAMS), "calibration", PARAMS)
+    if not isinstance(named, dict) or not named:
+        raise SettingsError(f"{PARAMS}: calibration names no set; name one, e.g. toy_whether: distill/world")
+    return {str(name): str(path) for name, path in named.items()}
+
+
+def read_labelset(name: str) -> LabelSetSettings:
+    """One labelled set's description. Raises: SettingsError."""
+    path = Path("labelsets") / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise SettingsError(f"labelled set `{name}` has no {path}; write it or use one of: {known}")
+    return parse(read_yaml(path), LabelSetSettings, str(path))
+
+
+def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: dict[str, str]) -> list[str]:
+    """Faults that no single section shows."""
+    faults = []
+    for student, row in table.students.items():
+        profile = profiles.get(row.family)
+        if profile is not None and student not in profile.recipe.students:
+            known = ", ".join(profile.recipe.students)
+            faults.append(
+                f"student `{student}` has no recipe in profiles/{row.family}.yaml; add recipe.students.{student} "
+                f"or use one of: {known}"
+            )
+        elif profile is not None:
+            faults += method_faults(f"profiles/{row.family}.yaml", student, profile.recipe, table.methods)
+    faults += unwritten_params()
+    for name, profile in profiles.items():
+        if profile is not None:
+            rows = table.students.items()
+            used = [student for student, row in rows if row.family == name and student in profile.recipe.students]
+            faults += unwritten_settings(profile_path(name), used)
+            if name in table.families:
+                sources = model_sources(f"profiles/{name}.yaml", profile.recipe, used)
+                faults += unfit_models(sources, family_tokenizer(name, profile.recipe.tokenizer))
+            sections = training_sections(profile.recipe, used)
+            found = hardware_faults(profile.hardware, profile.recipe.dtype, sections)
+            faults += [f"{profile_path(name)}: {fault}" for fault in found]
+    for family in table.families:
+        if (profile := profiles.get(family)) is not None:
+            faults += [f"profiles/{family}.yaml: {fault}" for fault in pseudo_faults(profile.recipe.pseudo, os.environ)]
+    blocks = read_yaml(Path("dvc.yaml"))["stages"]
+    faults += [
+        f"{PARAMS}: method `{method}` has no stage in dvc.yaml; add its block or use one of: "
+        + ", ".join(name for name in StudentRecipe.model_fields if name not in ("model", "init"))
+        for method in table.methods
+        if method not in blocks
+    ]
+    for kind, places in (
+        ("families", table.families),
+        ("datasets", table.datasets),
+        ("calibration", labelled),
+    ):
+        for name, place in places.items():
+            # What lies below data/ is made by the pipeline itself.
+            if not place.startswith("data/") and not Path(place).exists():
+                faults.append(f"{PARAMS}: {kind}.{name}: {place} does not exist; correct the path or fetch the data")
+    return faults
+
+
+def model_sources(profile: str, recipe: Recipe, students: list[str]) -> dict[str, ModelReference]:
+    """Every model from elsewhere that the family's teacher and these students name, by its place in the profile."""
+    found = {f"{profile}: recipe.teacher.from": recipe.teacher.taken}
+    parts: dict[str, Settings] = {"recipe.teacher": recipe.teacher}
+    parts |= {f"recipe.students.{name}": recipe.students[name] for name in students}
+    for place, part in parts.items():
+        for name in type(part).model_fields:
+            section = getattr(part, name)
+            if isinstance(section, ModelSettings | Taken):
+                found[f"{profile}: {place}.{name}"] = section.source
+    return {place: source for place, source in found.items() if source is not None}
+
+
+def training_sections(recipe: Recipe, students: list[str]) -> dict[str, Any]:
+    """What the family's teacher and these students are trained with, by its place in the profile."""
+    found: dict[str, Any] = {"recipe.teacher.sft": recipe.teacher.sft}
+    for student in students:
+        found |= {f"recipe.students.{student}.{name}": part for name, part in recipe.students[student]}
+    return found
+
+
+def method_faults(profile: str, student: str, recipe: Recipe, methods: list[str]) -> list[str]:
+    """Methods that are left out, or would learn from more of the teacher's responses than are drawn."""
+    drawn = 0 if recipe.pseudo is None else recipe.pseudo.samples_per_prompt
+    wanted = {method: getattr(recipe.students[student], method, None) for method in methods}
+    left_out = [
+        f"{profile}: recipe.students.{student}.{method} is null, so there is nothing to evaluate; give the section, or "
+        f"take `{method}` out of the methods of {PARAMS}"
+        for method, section in wanted.items()
+        if section is None and method in StudentRecipe.model_fields
+    ]
+    return left_out + [
+        f"{profile}: recipe.students.{student}.{method} wants {section.samples_per_prompt} samples a prompt and "
+        f"recipe.pseudo draws {drawn}; raise recipe.pseudo.samples_per_prompt or lower the other"
+        for method, section in wanted.items()
+        if isinstance(section, SeqKDSettings) and section.samples_per_prompt > drawn
+    ]
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,103 @@
+"""Export a trained model as a folder that `from_pretrained`, vLLM and the hub accept, with a model card.
+
+python -m commands.export tiny minillm                             # exports/tiny-minillm
+python -m commands.export tiny minillm --to ../mine --dtype bfloat16
+python -m commands.export tiny minillm --push owner/name           # with the token in HF_TOKEN
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any, get_args
+
+from distill.models.settings import Dtype
+from distill.project.errors import SettingsError, run_stage
+from distill.project.files import read_json
+from distill.project.references import ModelReference
+from distill.project.settings import lookup, read_yaml
+from distill.project.table import PARAMS, profile_path, read_table
+from distill.scoring.names import TEACHER
+from distill.sharing.card import CardOrigin, write_card
+from distill.sharing.hub import push, require_token
+
+
+def main() -> None:
+    """Write the folder and, when asked to, push it."""
+    parser = argparse.ArgumentParser(prog="python -m commands.export", description=__doc__.splitlines()[0])
+    parser.add_argument("student")
+    parser.add_argument("method", help="a method of params.yaml, or teacher")
+    parser.add_argument("--to", type=Path, help="folder to write (exports/<student>-<method>)")
+    parser.add_argument("--dtype", choices=get_args(Dtype), help="precision of the weights (the recipe's)")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to this repository of the hub")
+    parser.add_argument("--public", action="store_true", help="make a new repository public")
+    arguments = parser.parse_args()
+    token = require_token(arguments.push, os.environ) if arguments.push else ""
+    folder = arguments.to or Path("exports") / f"{arguments.student}-{arguments.method}"
+    export(arguments.student, arguments.method, folder, arguments.dtype)
+    print(f"wrote {folder}")
+    if token:
+        print(f"pushed to {push(folder, arguments.push, token, arguments.public)}")
+
+
+def export(student: str, method: str, folder: Path, dtype: str | None) -> None:
+    """Write one export. Raises: SettingsError for an unknown model, ModelError when it is not built."""
+    table = read_table()
+    if student not in table.students:
+        raise SettingsError(f"`{student}` is no student of {PARAMS}; use one of: {', '.join(table.students)}")
+    family = table.students[student].family
+    profile = profile_path(family)
+    recipe = lookup(read_yaml(profile), "recipe", profile)
+    source = Path("runs") / (family if method == TEACHER else student) / method
+    if not (source / "meta.json").is_file():
+        places = (Path("runs") / student / name for name in ["init", *table.methods])
+        built = [path for path in (*places, Path("runs") / family / TEACHER) if (path / "meta.json").is_file()]
+        known = ", ".join(path.name for path in built)
+        if method not in (TEACHER, "init", *table.methods):
+            raise SettingsError(f"`{method}` is no method of {PARAMS}; use {known or ', '.join(table.methods)}")
+        raise SettingsError(f"{source} is not built; run `dvc repro`{known and f', or use one that is: {known}'}")
+    from distill.generation.settings import EvaluationSettings
+    from distill.models.checkpoints import quiet_libraries
+    from distill.models.loading import load_model
+    from distill.project.settings import section
+    from distill.sharing.folder import require_free, write_export
+    from distill.text.tokenizers import load_tokenizer
+
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # nothing is trained here; DeepSpeed would warn that it had to guess
+    quiet_libraries()
+    require_free(folder)
+    sampling = section(PARAMS, "evaluation", EvaluationSettings).sampling
+    settings = recipe["teacher"] if method == TEACHER else recipe["students"][student]
+    # A finished checkpoint that was taken from elsewhere stands on itself.
+    taken = (settings if method == TEACHER else settings[method]).get("from")
+    found = taken or (settings["model"] or {}).get("source")
+    base = None if found is None else ModelReference.model_validate(found).hub
+    meta = read_json(source / "meta.json")
+    record = Path(f"{source}.run.json")
+    results = Path("results") / f"{student}.json"
+    origin = CardOrigin(
+        student=family if method == TEACHER else student,
+        method=method,
+        note=str(recipe.get("note") or "").strip(),
+        base=base,
+        meta=meta,
+        run=read_json(record) if record.is_file() else {},
+        results=read_json(results) if results.is_file() else {},
+        data=recipe["data"],
+        sets={name: _described(name) for name in table.datasets},
+        sampling=sampling.model_dump(),
+    )
+    model = load_model(source, dtype or recipe["dtype"])
+    limit = int(meta["prompt"]["max_response_tokens"])
+    write_export(model, load_tokenizer(source), sampling, limit, write_card(origin), meta, folder)
+
+
+def _described(name: str) -> dict[str, Any]:
+    """An evaluation set's own description."""
+    path = Path("evalsets") / f"{name}.yaml"
+    return read_yaml(path) if path.is_file() else {}
+
+
+if __name__ == "__main__":
+    run_stage(main)

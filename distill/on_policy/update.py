@@ -1,0 +1,88 @@
+"""What an update of MiniLLM differentiates: its losses as one module, and the micro-batches they are summed over."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from distill.models.parts import head
+from distill.objectives.minillm.losses import METRICS, packed_loss
+from distill.on_policy.plaintext import plaintext_loss
+from distill.on_policy.rollouts import MicroBatch, response_hidden
+
+if TYPE_CHECKING:
+    from distill.objectives.minillm.settings import MiniLLMSettings
+
+
+class UpdateLoss(nn.Module):
+    """L_long + L_single of rollouts, or lm_coef * L_PT of plain text.
+
+    One module, so that a wrapper (DeepSpeed) sees every use of the student's weights.
+    """
+
+    def __init__(
+        self,
+        student: PreTrainedModel,
+        teacher: PreTrainedModel,
+        settings: MiniLLMSettings,
+        vocabulary: int,
+        teacher_head: nn.Module | None = None,
+    ) -> None:
+        """The teacher is no part of the module: it is not trained. `teacher_head` stands in for its own head."""
+        super().__init__()
+        self.student = student
+        self.settings, self.vocabulary = settings, vocabulary
+        self._teacher = (teacher, teacher_head or head(teacher))
+
+    def forward(self, batch: MicroBatch | Tensor) -> tuple[Tensor, Tensor]:
+        """(loss, metrics [len(METRICS)]) of a micro-batch of rollouts, or of windows of plain text [B, L]."""
+        teacher, teacher_head = self._teacher
+        if isinstance(batch, Tensor):
+            loss = self.settings.lm_coef * plaintext_loss(self.student, teacher, batch, self.settings)
+            return loss, torch.zeros(len(METRICS), device=loss.device)
+        hidden = response_hidden(self.student, batch.ids, batch.positions)
+        return packed_loss(self.settings, hidden, head(self.student), teacher_head, batch.packed, self.vocabulary)
+
+
+class RestingTeacher:
+    """A teacher that lies in the CPU's memory while nobody samples from it; a copy of its head stays."""
+
+    def __init__(self, teacher: PreTrainedModel) -> None:
+        """Lay it to rest; it wakes where it was."""
+        self.teacher, self.device = teacher, teacher.device
+        self.head = copy.deepcopy(head(teacher))
+        nn.Module.to(teacher, "cpu")
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Inside, the whole teacher is where it computes."""
+        nn.Module.to(self.teacher, self.device)
+        try:
+            yield
+        finally:
+            nn.Module.to(self.teacher, "cpu")
+
+
+@contextmanager
+def checkpointed(model: nn.Module, enabled: bool) -> Iterator[None]:
+    """Inside, each layer keeps its input alone and is computed again in the backward pass, as it was, no dropout.
+
+    transformers' own switch wants a model in training mode, where dropout is on.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)] if enabled else []
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
