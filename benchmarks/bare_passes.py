@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 from distill.generation.cache import CachedModel
 from distill.generation.decode import left_pad, similar_lengths
 from distill.models.parts import head
-from distill.on_policy.loop import MiniLLMRun
+from distill.objectives.minillm.objective import MiniLLM
+from distill.on_policy.loop import OnPolicyRun
 from distill.on_policy.rollouts import micro_batches, response_hidden
 from distill.project.randomness import permutation
 
 
-def bare_seconds(run: MiniLLMRun) -> dict[str, float]:
+def bare_seconds(run: OnPolicyRun) -> dict[str, float]:
     """CPU seconds of the last collection's decode passes (`collect`) and of its updates' (`update`)."""
     assert run.collection is not None
     prompts = run.collection.prompts
@@ -49,7 +50,7 @@ def _decode(model: PreTrainedModel, prompts: list[list[int]], lengths: list[int]
         head(model)(cached.advance(ids[:rows, :1], mask, positions))
 
 
-def _update_seconds(run: MiniLLMRun) -> float:
+def _update_seconds(run: OnPolicyRun) -> float:
     """Forward and backward passes of all inner epochs, and the teacher's head beside them."""
     settings, collection = run.settings, run.collection
     assert collection is not None
@@ -59,7 +60,9 @@ def _update_seconds(run: MiniLLMRun) -> float:
         order = permutation(settings.rollouts, run.seed, "inner epoch", number, epoch)
         for first in range(0, len(order), settings.minibatch):
             chosen = order[first : first + settings.minibatch]
-            batches += micro_batches(collection, chosen, settings, run.machine.micro_batch, run.student.device)
+            batches += micro_batches(
+                collection, chosen, settings, MiniLLM(), run.machine.micro_batch, run.student.device
+            )
     began = time.process_time()
     for batch in batches:
         logits = head(run.student)(response_hidden(run.student, batch.ids, batch.positions))

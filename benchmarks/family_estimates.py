@@ -56,8 +56,9 @@ def layouts(profile: Profile) -> list[Layout]:
 def plans(family: str, student: str, profile: Profile, place: Placement) -> tuple[Plan, ...]:
     """The stages of one student, laid out so."""
     recipe = profile.recipe
-    methods = ["sft", "kd", "seqkd", "minillm"]
-    table = Table(students={student: StudentRow(family=family)}, families={family: "."}, datasets={}, methods=methods)
+    students = {student: StudentRow(family=family)}
+    methods = dict.fromkeys(("sft", "kd", "seqkd", "minillm"), students)
+    table = Table(students=students, families={family: "."}, datasets={}, methods=methods, trained=methods)
     models = (recipe.teacher.origin, recipe.students[student].origin)
     origins = [origin_of(model, 0, os.environ) for model in models if model is not None]
     teacher, small = [origin.shape for origin in origins]
@@ -68,7 +69,7 @@ def plans(family: str, student: str, profile: Profile, place: Placement) -> tupl
 def seconds(plan: Plan, family: str, student: str, profile: Profile) -> float:
     """Training by operations; sampling by the bytes that each of its steps reads."""
     assert plan.work is not None
-    settings = getattr(profile.recipe.students[student], plan.name.split("@")[0], None)
+    settings = profile.recipe.students[student].trained.get(plan.name.split("@")[0])
     if not isinstance(settings, MiniLLMSettings):
         return (plan.work.operations + plan.work.decoding) / TRAINING
     rows = int(profile.hardware.model_dump()["decode_batch"])

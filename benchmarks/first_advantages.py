@@ -12,6 +12,7 @@ import torch
 from benchmarks.ablations import ARMS
 from benchmarks.workspace import ROOT
 from distill.models.loading import load_model
+from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.returns import whitened
 from distill.objectives.minillm.settings import MiniLLMSettings
 from distill.on_policy.rollouts import Collection, assemble, collect
@@ -36,7 +37,7 @@ SIZE = {"max_steps": 1, "learning_rate": 1e-3, "rollouts": 512, "minibatch": 512
 def line(name: str, rollouts: Collection) -> str:
     """One arm's line of the table."""
     settings = MiniLLMSettings.model_validate({**SIZE, **ARMS[name].settings})
-    collection = assemble(rollouts.prompts, rollouts.responses, settings, LONGEST)
+    collection = assemble(rollouts.prompts, rollouts.responses, settings, MiniLLM(), LONGEST)
     values = whitened(collection.advantages, collection.mask, settings.whiten)
     ends = torch.zeros_like(collection.mask)
     for row, response in enumerate(collection.responses):
@@ -58,6 +59,7 @@ def main() -> None:
         teacher,
         prompts,
         settings,
+        MiniLLM(),
         number=0,
         seed=0,
         max_new_tokens=LONGEST,

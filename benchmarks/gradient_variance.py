@@ -26,8 +26,9 @@ from transformers import PreTrainedModel
 from benchmarks.workspace import ROOT
 from distill.models.loading import load_model
 from distill.models.parts import head, shared_vocabulary
-from distill.objectives.minillm.losses import packed_loss
+from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.losses import packed_loss
 from distill.on_policy.rollouts import Collection, assemble, collect, micro_batches, response_hidden
 from distill.project.files import write_text
 from distill.text.examples import read_examples
@@ -129,9 +130,9 @@ def gradient(
     """The gradient of one mini-batch, all parameters end to end."""
     student.zero_grad()
     vocabulary = shared_vocabulary(student, teacher)
-    for batch in micro_batches(collection, chosen, settings, BATCH, torch.device("cpu")):
+    for batch in micro_batches(collection, chosen, settings, MiniLLM(), BATCH, torch.device("cpu")):
         hidden = response_hidden(student, batch.ids, batch.positions)
-        loss, _ = packed_loss(settings, hidden, head(student), head(teacher), batch.packed, vocabulary)
+        loss, _ = packed_loss(MiniLLM(), settings, hidden, head(student), head(teacher), batch.packed, vocabulary)
         loss.backward()
     return torch.cat([p.grad.flatten() for p in student.parameters() if p.grad is not None])
 
@@ -149,6 +150,7 @@ def measure(student: PreTrainedModel, teacher: PreTrainedModel, alpha: float) ->
             teacher,
             prompts,
             sampling,
+            MiniLLM(),
             number=0,
             seed=seed,
             max_new_tokens=LONGEST,
@@ -156,7 +158,7 @@ def measure(student: PreTrainedModel, teacher: PreTrainedModel, alpha: float) ->
             batch_size=256,
         )
         for name, settings in estimators.items():
-            collection = assemble(rollouts.prompts, rollouts.responses, settings, LONGEST)
+            collection = assemble(rollouts.prompts, rollouts.responses, settings, MiniLLM(), LONGEST)
             for start in range(0, BATCHES * BATCH, BATCH):
                 chosen = range(start, start + BATCH)
                 found[name].add(seed, gradient(student, teacher, collection, chosen, settings))

@@ -37,7 +37,8 @@ def measure(side: str, work: Workload, bare: bool, stock: bool) -> dict[str, Any
     from benchmarks.cycle_workload import END
     from benchmarks.reference_cycle import ReferenceCycle
     from distill.models.loading import fuse_activations
-    from distill.on_policy.loop import Execution, MiniLLMRun, Task
+    from distill.objectives.minillm.objective import MiniLLM
+    from distill.on_policy.loop import Execution, OnPolicyRun, Task
     from distill.on_policy.process_memory import keep_freed_memory
 
     torch.set_num_threads(1)
@@ -53,7 +54,9 @@ def measure(side: str, work: Workload, bare: bool, stock: bool) -> dict[str, Any
         whole, collect = meter.cpu_seconds(), cycle.collect_seconds
         return _found(whole, collect, len(losses), meter.peak_mib()) | {"losses": losses}
     task, machine = Task(prompts, work.response_tokens, END), Execution(MICRO_BATCH, DECODE_BATCH)
-    run = MiniLLMRun(student, teacher, task, work.settings(), machine, work.seed, lambda _: {"rouge_l": 0.0})
+    run = OnPolicyRun(
+        student, teacher, task, MiniLLM(), work.settings(), machine, work.seed, lambda _: {"rouge_l": 0.0}
+    )
     run.train()
     whole, cost = meter.cpu_seconds(), run.ledger.summary()
     peak = meter.peak_mib(run.ledger.memory.highest()["peak_rss_mib"])

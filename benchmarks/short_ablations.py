@@ -19,8 +19,9 @@ from benchmarks.workspace import ROOT
 from distill.generation.settings import SamplingSettings
 from distill.generation.validation import Validation
 from distill.models.loading import load_model
+from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
-from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.loop import Execution, OnPolicyRun, Task
 from distill.on_policy.plaintext import token_stream
 from distill.on_policy.rollouts import collect
 from distill.project.files import write_text
@@ -65,7 +66,7 @@ def measure(name: str) -> str:
     faults: list[str] = []
     own: list[float] = []
 
-    def after_step(run: MiniLLMRun) -> None:
+    def after_step(run: OnPolicyRun) -> None:
         if run.step == STEPS:
             alone = settings.model_copy(update={"teacher_mix_alpha": 0.0})
             last = collect(
@@ -73,6 +74,7 @@ def measure(name: str) -> str:
                 run.teacher,
                 rows,
                 alone,
+                MiniLLM(),
                 number=10_000,
                 seed=0,
                 max_new_tokens=LONGEST,
@@ -81,10 +83,11 @@ def measure(name: str) -> str:
             )
             own.append(last.metrics()["reverse_kl"])
 
-    run = MiniLLMRun(
+    run = OnPolicyRun(
         load_model(ROOT / "runs/tiny" / arm.start, "float32"),
         load_model(ROOT / "runs/toy/teacher", "float32"),
         Task(rows, LONGEST, eos, plain),
+        MiniLLM(),
         settings,
         Execution(64, 256),
         0,

@@ -20,8 +20,9 @@ from distill.evaluation import answer_sheet
 from distill.evaluation.divergence import sample, trace
 from distill.evaluation.respond import respond
 from distill.evaluation.resumable import FinishedResponses, Sampled
+from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
-from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.loop import Execution, OnPolicyRun, Task
 from distill.on_policy.plaintext import token_stream
 from distill.project.errors import TrainingError
 from distill.project.files import read_jsonl, sha256_file, write_jsonl
@@ -120,11 +121,11 @@ class ToyRuns:
         faults: list[str] = []
         last: list[tuple[float, float]] = []
 
-        def after_step(run: MiniLLMRun) -> None:
+        def after_step(run: OnPolicyRun) -> None:
             if run.step == settings.max_steps != run.best_step:
                 last.append(self.divergence(run.student))
 
-        run = MiniLLMRun(
+        run = OnPolicyRun(
             experiment.load(start),
             self.teacher,
             Task(
@@ -133,6 +134,7 @@ class ToyRuns:
                 self.eos_id,
                 self.plain_text if settings.lm_coef else None,
             ),
+            MiniLLM(),
             settings,
             Execution(min(hardware.largest_micro_batch(), settings.minibatch), hardware.decode_batch),
             seed,

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.objectives.minillm.objective import MiniLLM
 from distill.preflight.memory_estimate import Placement, PlannedRun, estimate
 from distill.preflight.shapes import shape_of
 
@@ -64,32 +65,37 @@ def cases() -> dict[str, Case]:
     opt |= {"num_hidden_layers": 8, "num_attention_heads": 8, "max_position_embeddings": 512, "vocab_size": _VOCABULARY}
     plain = {**gpt2, "n_embd": 256, "n_layer": 4, "n_head": 4, "activation_function": "gelu_pytorch_tanh"}
     return {
-        "sft": Case(gpt2, None, PlannedRun("sft", shape_of(gpt2), None, batch=8, prompt=128, response=128), cpu),
+        "sft": Case(gpt2, None, PlannedRun("rows", shape_of(gpt2), None, batch=8, prompt=128, response=128), cpu),
         "kd": Case(
-            small, large, PlannedRun("kd", shape_of(small), shape_of(large), batch=16, prompt=96, response=96), cpu
+            small,
+            large,
+            PlannedRun("rows, teacher", shape_of(small), shape_of(large), batch=16, prompt=96, response=96),
+            cpu,
         ),
         "minillm": Case(
             student,
             teacher,
-            PlannedRun("minillm", shape_of(student), shape_of(teacher), batch=16, prompt=64, response=64, rollouts=32),
+            PlannedRun(
+                "own samples", shape_of(student), shape_of(teacher), batch=16, prompt=64, response=64, rollouts=32
+            ),
             replace(cpu, micro_batch=16),
         ),
         "accumulating sft": Case(
             opt,
             None,
-            PlannedRun("sft", shape_of(opt), None, batch=12, prompt=64, response=192),
+            PlannedRun("rows", shape_of(opt), None, batch=12, prompt=64, response=192),
             replace(cpu, micro_batch=4),
         ),
         "validated sft": Case(
             plain,
             None,
-            PlannedRun("sft", shape_of(plain), None, batch=8, prompt=64, response=64, validated=64),
+            PlannedRun("rows", shape_of(plain), None, batch=8, prompt=64, response=64, validated=64),
             replace(cpu, decode_batch=64),
         ),
         "minillm with plain text": Case(
             plain,
             gpt2,
-            PlannedRun("minillm", shape_of(plain), shape_of(gpt2), 8, 64, 64, rollouts=16, plain_text=(8, 192)),
+            PlannedRun("own samples", shape_of(plain), shape_of(gpt2), 8, 64, 64, rollouts=16, plain_text=(8, 192)),
             cpu,
         ),
     }
@@ -101,10 +107,12 @@ def measure(name: str) -> dict[str, float]:
 
     from distill.objectives import kd, sft
     from distill.objectives.minillm.settings import MiniLLMSettings
-    from distill.on_policy.loop import Execution, MiniLLMRun, Task
+    from distill.on_policy.loop import Execution, OnPolicyRun, Task
     from distill.on_policy.process_memory import keep_freed_memory
     from distill.runs.hardware import HardwareSettings
-    from distill.training.supervised import Objective, train_supervised
+    from distill.training.objective import RowObjective, with_objective
+    from distill.training.settings import SupervisedSettings
+    from distill.training.supervised import Lesson, train_supervised
 
     case, run, place = cases()[name], cases()[name].run, cases()[name].place
     torch.set_num_threads(1)
@@ -112,7 +120,7 @@ def measure(name: str) -> dict[str, float]:
     student = _model(case.student)
     teacher = None if case.teacher is None else _model(case.teacher)
     rows, known = _rows(run), 0.0
-    if run.loss == "minillm":
+    if run.loss == "own samples":
         assert teacher is not None
         keep_freed_memory()  # as its stage does
         chosen = {"learning_rate": 1e-4, "max_steps": _STEPS, "rollouts": run.rollouts, "minibatch": run.batch}
@@ -122,27 +130,20 @@ def measure(name: str) -> dict[str, float]:
         stream = torch.randint(_VOCABULARY - 1, (10_000,))
         task = Task([row.prompt_ids for row in rows], run.response, _VOCABULARY - 1, stream)
         machine = Execution(place.micro_batch, place.decode_batch)
-        trained = MiniLLMRun(student, teacher, task, settings, machine, 0, lambda model: {"rouge_l": 0.0})
+        trained = OnPolicyRun(student, teacher, task, MiniLLM(), settings, machine, 0, lambda model: {"rouge_l": 0.0})
         trained.train()
         # The process's own mark begins anew with each phase of a run; the ledger knows the highest.
         known = trained.ledger.memory.highest()["peak_rss_mib"] * 2**20
     else:
-        objective: Objective = kd if run.loss == "kd" else sft
-        section = kd.ObjectiveSettings if run.loss == "kd" else sft.ObjectiveSettings
+        objective: RowObjective = kd if run.loss == "rows, teacher" else sft
+        settings_of_rows = with_objective(SupervisedSettings, objective)(
+            learning_rate=1e-4, batch_size=run.batch, epochs=1
+        )
+        validate = _validation(run, place) if run.validated else None
+        lesson = Lesson("memory", rows, settings_of_rows, objective, 0, teacher, validate)
         hardware = HardwareSettings(micro_batch=place.micro_batch, cache_teacher=place.cache_teacher)
         with tempfile.TemporaryDirectory() as scratch:
-            train_supervised(
-                "memory",
-                student,
-                rows,
-                section(learning_rate=1e-4, batch_size=run.batch, epochs=1),
-                objective,
-                hardware,
-                Path(scratch),
-                seed=0,
-                teacher=teacher,
-                validate=_validation(run, place) if run.validated else None,
-            )
+            train_supervised(student, lesson, hardware, Path(scratch))
     peak = max(known, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     return {"measured": peak, "before": before, "estimated": estimate(run, place).peak}
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from commands.check_machine import hardware_faults
 from commands.check_models import family_tokenizer, unfit_models
-from commands.recipe import Profile, Recipe, StudentRecipe
+from commands.methods import START, read_methods
+from commands.recipe import Profile, Recipe, profile_of
 from commands.watched import unwritten_params, unwritten_settings
 from distill.data.evalset import EvalSetSettings
 from distill.evaluation.labelled import LabelSetSettings
@@ -22,11 +23,11 @@ from distill.generation.settings import EvaluationSettings
 from distill.judging.prompt import read_template
 from distill.judging.settings import JudgeSettings, judge_faults, pseudo_faults
 from distill.models.settings import ModelSettings, Taken
-from distill.objectives.seqkd import ObjectiveSettings as SeqKDSettings
 from distill.project.errors import SettingsError, run_stage
 from distill.project.references import ModelReference
 from distill.project.settings import Settings, lookup, parse, read_yaml, section
 from distill.project.table import PARAMS, Table, profile_path, read_profile, read_table
+from distill.training.settings import SampledRowsSettings
 
 
 def main() -> None:
@@ -76,7 +77,7 @@ def _attempt(faults: list[str], read: Callable[..., Any]) -> Any:
 
 def check_profile(family: str) -> Profile:
     """A whole profile. Raises: SettingsError with all its faults."""
-    return parse(read_profile(family), Profile, str(profile_path(family)))
+    return parse(read_profile(family), profile_of(read_methods()), str(profile_path(family)))
 
 
 def read_evalset(name: str) -> EvalSetSettings:
@@ -117,7 +118,7 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
                 f"or use one of: {known}"
             )
         elif profile is not None:
-            faults += method_faults(f"profiles/{row.family}.yaml", student, profile.recipe, table.methods)
+            faults += method_faults(f"profiles/{row.family}.yaml", student, profile.recipe, list(table.methods))
     faults += unwritten_params()
     for name, profile in profiles.items():
         if profile is not None:
@@ -133,13 +134,13 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
     for family in table.families:
         if (profile := profiles.get(family)) is not None:
             faults += [f"profiles/{family}.yaml: {fault}" for fault in pseudo_faults(profile.recipe.pseudo, os.environ)]
-    blocks = read_yaml(Path("dvc.yaml"))["stages"]
+    blocks = [name for name in read_methods() if name != START]
     faults += [
-        f"{PARAMS}: method `{method}` has no stage in dvc.yaml; add its block or use one of: "
-        + ", ".join(name for name in StudentRecipe.model_fields if name not in ("model", "init"))
+        f"{PARAMS}: method `{method}` has no block in dvc.yaml; add its three lines or use one of: {', '.join(blocks)}"
         for method in table.methods
         if method not in blocks
     ]
+    faults += unlisted_methods(blocks)
     for kind, places in (
         ("families", table.families),
         ("datasets", table.datasets),
@@ -169,26 +170,43 @@ def training_sections(recipe: Recipe, students: list[str]) -> dict[str, Any]:
     """What the family's teacher and these students are trained with, by its place in the profile."""
     found: dict[str, Any] = {"recipe.teacher.sft": recipe.teacher.sft}
     for student in students:
-        found |= {f"recipe.students.{student}.{name}": part for name, part in recipe.students[student]}
+        trained = recipe.students[student].trained
+        found |= {f"recipe.students.{student}.{name}": part for name, part in trained.items()}
     return found
 
 
 def method_faults(profile: str, student: str, recipe: Recipe, methods: list[str]) -> list[str]:
-    """Methods that are left out, or would learn from more of the teacher's responses than are drawn."""
+    """Methods without a section, and those that would learn from more of the teacher's responses than are drawn."""
     drawn = 0 if recipe.pseudo is None else recipe.pseudo.samples_per_prompt
-    wanted = {method: getattr(recipe.students[student], method, None) for method in methods}
-    left_out = [
-        f"{profile}: recipe.students.{student}.{method} is null, so there is nothing to evaluate; give the section, or "
+    own, place = recipe.students[student], f"{profile}: recipe.students.{student}"
+    wanted = [START, *methods]
+    faults = [
+        f"{place} has no section `{method}`, which the methods of {PARAMS} name; write the section, or take `{method}` "
+        f"out of the methods"
+        if method != START
+        else f"{place} has no section `{START}`; write it, with null where no method starts from it"
+        for method in wanted
+        if method in own.methods and method not in own.sections
+    ]
+    faults += [
+        f"{place}.{method} is null, so there is nothing to evaluate; give the section, or "
         f"take `{method}` out of the methods of {PARAMS}"
-        for method, section in wanted.items()
-        if section is None and method in StudentRecipe.model_fields
+        for method in methods
+        if method in own.sections and own.sections[method] is None
     ]
-    return left_out + [
-        f"{profile}: recipe.students.{student}.{method} wants {section.samples_per_prompt} samples a prompt and "
+    return faults + [
+        f"{place}.{method} wants {section.samples_per_prompt} samples a prompt and "
         f"recipe.pseudo draws {drawn}; raise recipe.pseudo.samples_per_prompt or lower the other"
-        for method, section in wanted.items()
-        if isinstance(section, SeqKDSettings) and section.samples_per_prompt > drawn
+        for method in methods
+        if isinstance(section := own.sections.get(method), SampledRowsSettings) and section.samples_per_prompt > drawn
     ]
+
+
+def unlisted_methods(blocks: list[str]) -> list[str]:
+    """Blocks of dvc.yaml that its `vars` do not list: DVC could not read the file where params.yaml names others."""
+    listed = {name for each in read_yaml(Path("dvc.yaml")).get("vars", []) for name in each.get("trained", {})}
+    absent = [name for name in blocks if name not in listed]
+    return [f"dvc.yaml: `{name}` is not in `trained` of its vars; add `{name}: {{}}`" for name in absent]
 
 
 if __name__ == "__main__":

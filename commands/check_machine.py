@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.settings import OnPolicySettings
 from distill.parallel.faults import batch_faults, machine_faults, micro_batch_faults
 from distill.runs.hardware import HardwareSettings
 from distill.training.settings import SupervisedSettings
@@ -21,7 +21,7 @@ def hardware_faults(hardware: HardwareSettings, dtype: str, sections: Mapping[st
     for place, settings in sections.items():
         if isinstance(settings, SupervisedSettings):
             accumulated[f"{place}.batch_size"] = settings.batch_size
-        elif isinstance(settings, MiniLLMSettings):
+        elif isinstance(settings, OnPolicySettings):
             divided[f"{place}.minibatch"] = settings.minibatch
             if settings.lm_coef:
                 divided[f"{place}.lm_batch"] = settings.lm_batch

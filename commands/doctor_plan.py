@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from commands.recipe import Profile
 from distill.models.settings import LoraSettings, ModelSettings
-from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.settings import OnPolicySettings
 from distill.preflight.memory_estimate import Device, Estimate, Loss, Placement, PlannedRun, estimate
 from distill.preflight.models import PlannedModel, origin_of, vocabulary_size
 from distill.preflight.shapes import Shape
-from distill.preflight.workload import Lengths, Work, minillm_work, read_lengths, sampling_work, supervised_work
+from distill.preflight.workload import Lengths, Work, on_policy_work, read_lengths, sampling_work, supervised_work
 from distill.project.table import Table
 from distill.runs.hardware import HardwareSettings
 from distill.training.settings import SupervisedSettings
@@ -100,17 +100,18 @@ def plan_stages(
     planner, runs = _Planner(profile, lengths, teacher, small, place), Path("runs") / family
     plans = []
     if recipe.teacher.sft is not None:
-        plans.append(planner.supervised(f"teacher@{family}", runs / "teacher", recipe.teacher.sft, teacher, None))
+        plans.append(planner.on_rows(f"teacher@{family}", runs / "teacher", recipe.teacher.sft, teacher, None))
     if recipe.pseudo is not None:
         samples = recipe.pseudo.samples_per_prompt
         plans.append(planner.sampled(f"pseudo@{family}", runs / "pseudo.parquet", samples, teacher))
     for name in dict.fromkeys(["init", *table.methods]):
-        settings = getattr(own, name)
+        settings = own.trained.get(name)  # None where it is left out or taken finished
         stage, output = f"{name}@{student}", Path("runs") / student / name
-        if isinstance(settings, MiniLLMSettings):
-            plans.append(planner.minillm(stage, output, settings))
-        elif isinstance(settings, SupervisedSettings):  # neither left out nor taken finished
-            plans.append(planner.supervised(stage, output, settings, small, teacher if name == "kd" else None))
+        if isinstance(settings, OnPolicySettings):
+            plans.append(planner.on_own_samples(stage, output, settings))
+        elif isinstance(settings, SupervisedSettings):
+            read = teacher if own.methods[name].objective.NEEDS_TEACHER else None
+            plans.append(planner.on_rows(stage, output, settings, small, read))
     return tuple(plans)
 
 
@@ -126,25 +127,25 @@ class _Planner:
         known = self.lengths.rows
         return known if limit is None or known is None else min(limit, known)
 
-    def supervised(
+    def on_rows(
         self, name: str, output: Path, settings: SupervisedSettings, model: Shape, teacher: Shape | None
     ) -> Plan:
-        """An SFT, KD or SeqKD stage."""
+        """A stage that trains on rows."""
         limits = self.profile.recipe.data.rows
         rows = self._rows(limits.teacher if name.startswith("teacher@") else limits.student)
         rows = rows and rows * getattr(settings, "samples_per_prompt", 1)
         cached = self.place.cache_teacher and teacher is not None
         work = supervised_work(settings, rows, self.lengths, model, teacher, cached) if rows else None
         states = round((rows or 0) * self.lengths.response) if cached else 0
-        loss: Loss = "kd" if teacher else "sft"
+        loss: Loss = "rows, teacher" if teacher else "rows"
         run = self._run(loss, model, teacher, settings.batch_size, settings.lora, cached_tokens=states)
         whose: Literal["teacher", "student"] = "teacher" if name.startswith("teacher@") else "student"
         return Plan(name, output, whose, work, estimate(run, self.place), model.parameters * run.width)
 
-    def minillm(self, name: str, output: Path, settings: MiniLLMSettings) -> Plan:
-        """A stage of Algorithm 1."""
+    def on_own_samples(self, name: str, output: Path, settings: OnPolicySettings) -> Plan:
+        """A stage that trains on own samples."""
         run = self._run(
-            "minillm",
+            "own samples",
             self.student,
             self.teacher,
             settings.minibatch,
@@ -153,7 +154,7 @@ class _Planner:
             plain_text=(settings.lm_batch, settings.lm_length) if settings.lm_coef else (0, 0),
             plain_text_teacher=settings.lm_kd_ratio > 0,
         )
-        work = minillm_work(settings, self.lengths, self.student, self.teacher)
+        work = on_policy_work(settings, self.lengths, self.student, self.teacher)
         return Plan(name, output, "student", work, estimate(run, self.place), self.student.parameters * run.width)
 
     def sampled(self, name: str, output: Path, samples: int, model: Shape) -> Plan:
@@ -174,10 +175,10 @@ class _Planner:
             student,
             teacher,
             batch,
-            # MiniLLM's own responses may be as long as the limit, whatever the data hold.
+            # Own samples may be as long as the limit, whatever the data hold.
             prompt=longest.longest_prompt if longest else recipe.prompt.max_prompt_tokens,
             response=recipe.prompt.max_response_tokens
-            if loss == "minillm" or longest is None
+            if loss == "own samples" or longest is None
             else longest.longest_response,
             width=width,
             teacher_width=_WIDTHS[held],

@@ -27,7 +27,8 @@ def main() -> None:
     from distill.objectives import sft
     from distill.runs.evidence import Evidence
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
-    from distill.training.supervised import train_supervised
+    from distill.training.settings import SupervisedSettings
+    from distill.training.supervised import Lesson, train_supervised
     from stages.experiment import read_experiment
 
     parser = argparse.ArgumentParser(description=__doc__)
@@ -56,23 +57,15 @@ def main() -> None:
             ids = tokenizer(read_documents(corpus))["input_ids"]
             examples = windows(ids, tokenizer.eos_token_id, pretrain, experiment.seed)
             scratch = Path(".resume") / experiment.name / experiment.fingerprint(settings, corpus)
-            supervised = sft.ObjectiveSettings(
+            settings_of_training = SupervisedSettings(
                 learning_rate=pretrain.learning_rate,
                 batch_size=pretrain.batch_size,
                 epochs=1,
                 warmup_steps=pretrain.steps // 20,
             )
+            lesson = Lesson(experiment.name, examples, settings_of_training, sft, experiment.seed)
             with Evidence(experiment.name, tokenizer):
-                train_supervised(
-                    experiment.name,
-                    model,
-                    examples,
-                    supervised,
-                    sft,
-                    experiment.hardware.in_one_process(),
-                    scratch,
-                    experiment.seed,
-                )
+                train_supervised(model, lesson, experiment.hardware.in_one_process(), scratch)
         save_checkpoint(model, tokenizer, experiment.output, experiment.meta(settings))
     record.write(Path(f"{experiment.output}.run.json"))
     shutil.rmtree(Path(".resume") / experiment.name, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,7 +17,7 @@ from distill.models.loading import load_model
 from distill.models.settings import Dtype
 from distill.parallel.processes import ALONE, Processes, device
 from distill.project.files import sha256_file, sha256_tree
-from distill.project.settings import S, Settings, lookup, parse, read_yaml, section
+from distill.project.settings import S, Settings, lookup, parse, section
 from distill.project.table import PARAMS, family_of, profile_path, read_profile, read_table
 from distill.runs.hardware import HardwareSettings
 from distill.runs.limits import RowLimits
@@ -39,6 +40,8 @@ class Experiment:
     prompt: PromptSettings
     evaluation: EvaluationSettings
     hardware: HardwareSettings
+    content: dict[str, Any]
+    """The profile as it is written, read once."""
 
     @property
     def name(self) -> str:
@@ -68,14 +71,19 @@ class Experiment:
             return "recipe.teacher"
         return f"recipe.students.{self.who}"
 
+    @property
+    def section(self) -> str:
+        """The name of this stage's own settings there."""
+        return "sft" if self.what == "teacher" else self.what
+
     def settings(self, model: type[S], name: str | None = None) -> S:
         """Read the stage's section of the profile, or the section `name` beside it."""
-        own = "sft" if self.what == "teacher" else self.what
-        return section(self.profile, f"{self.recipe}.{name or own}", model)
+        place = f"{self.recipe}.{name or self.section}"
+        return parse(lookup(self.content, place, self.profile), model, f"{self.profile}: {place}")
 
     def optional_settings(self, model: type[S], name: str) -> S | None:
         """As `settings`, None where the section is null."""
-        content = lookup(read_yaml(self.profile), f"{self.recipe}.{name}", self.profile)
+        content = lookup(self.content, f"{self.recipe}.{name}", self.profile)
         return None if content is None else self.settings(model, name)
 
     def meta(self, settings: Settings) -> dict[str, object]:
@@ -119,7 +127,7 @@ class Experiment:
     @property
     def rows(self) -> RowLimits:
         """How many training rows the teacher and the students see."""
-        data = lookup(read_yaml(self.profile), "recipe.data", self.profile)
+        data = lookup(self.content, "recipe.data", self.profile)
         return parse(data.get("rows") or {}, RowLimits, f"{self.profile}: recipe.data.rows")
 
     def identity(self, settings: object, *inputs: Path) -> dict[str, str]:
@@ -160,7 +168,8 @@ def read_experiment(who: str, what: str) -> Experiment:
         profile=profile,
         seed=table.seed,
         dtype=lookup(content, "recipe.dtype", profile),
-        prompt=section(profile, "recipe.prompt", PromptSettings),
+        prompt=parse(lookup(content, "recipe.prompt", profile), PromptSettings, f"{profile}: recipe.prompt"),
         evaluation=section(PARAMS, "evaluation", EvaluationSettings),
         hardware=hardware,
+        content=content,
     )

@@ -16,7 +16,7 @@ from distill.project.errors import run_stage
 from distill.project.files import replace_file
 from distill.project.progress import Progress
 from distill.project.randomness import key
-from distill.project.settings import lookup, parse, read_yaml
+from distill.project.settings import lookup, parse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("family")
     experiment = read_experiment(parser.parse_args().family, "pseudo")
-    section = {"pseudo": lookup(read_yaml(experiment.profile), "recipe.pseudo", experiment.profile)}
+    section = {"pseudo": lookup(experiment.content, "recipe.pseudo", experiment.profile)}
     settings = parse(section, PseudoSection, f"{experiment.profile}: recipe").pseudo
     record = RunRecord()
     if settings is None:  # no method of the profile learns from them

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -18,32 +19,34 @@ from distill.models.parts import require_plain_head, require_vocabulary
 from distill.models.settings import LoraSettings, Taken
 from distill.parallel.processes import device
 from distill.project.files import fresh_dir, write_json
-from distill.project.settings import lookup, parse, read_yaml
+from distill.project.settings import lookup, parse
 from distill.runs.curves import Curves
 from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
 from stages.experiment import Experiment
 
 
-def stand_in(experiment: Experiment) -> bool:
+def stand_in(experiment: Experiment, method: Mapping[str, str]) -> bool:
     """Write the stage's outputs where nothing is to be trained; whether that was so.
+
+    `method` says what would train: it goes into meta.json as a trained checkpoint's does.
 
     Raises: SettingsError, ModelError.
     """
     teacher = experiment.who == experiment.family
     place = experiment.recipe if teacher else f"{experiment.recipe}.{experiment.what}"
-    content = lookup(read_yaml(experiment.profile), place, experiment.profile)
+    content = lookup(experiment.content, place, experiment.profile)
     if content is None:
-        _leave_out(experiment)
+        _leave_out(experiment, method)
         return True
     if not isinstance(content, dict) or "from" not in content:
         return False
     # The teacher's section holds its model too.
     own = {"from": content["from"]} if teacher else content
-    _take(experiment, parse(own, Taken, f"{experiment.profile}: {place}"))
+    _take(experiment, parse(own, Taken, f"{experiment.profile}: {place}"), method)
     return True
 
 
-def _take(experiment: Experiment, taken: Taken) -> None:
+def _take(experiment: Experiment, taken: Taken, method: Mapping[str, str]) -> None:
     """Copy a finished checkpoint here, in the recipe's precision, with its validation scores as the one point of its
     curves; whatever does not fit the family is refused first.
     """
@@ -60,17 +63,17 @@ def _take(experiment: Experiment, taken: Taken) -> None:
         read_adapter(model, found.adapter)
         adapted = Adapted(LoraSettings(), found.base)
     scores = experiment.validation(tokenizer)(model)
-    save_checkpoint(model, tokenizer, experiment.output, experiment.meta(taken), adapted)
+    save_checkpoint(model, tokenizer, experiment.output, {**experiment.meta(taken), **method}, adapted)
     curves = Curves()
     curves.add(0, **{f"valid_{name}": value for name, value in scores.items()})
     curves.write(Path(f"{experiment.output}.curves"))
     record.write(Path(f"{experiment.output}.run.json"))
 
 
-def _leave_out(experiment: Experiment) -> None:
+def _leave_out(experiment: Experiment, method: Mapping[str, str]) -> None:
     """What DVC expects of the stage, with nothing in it."""
     record = RunRecord()
     with fresh_dir(experiment.output) as aside:
-        write_json(aside / "meta.json", {"who": experiment.who, "what": experiment.what, "left_out": True})
+        write_json(aside / "meta.json", {"who": experiment.who, "what": experiment.what, "left_out": True, **method})
     Curves().write(Path(f"{experiment.output}.curves"))
     record.write(Path(f"{experiment.output}.run.json"))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from distill.project.settings import read_yaml
 from tests.import_closure import closure, grouped, python_files
 
 CODE = {"distill", "stages", "commands", "tasks", "flows", "benchmarks", "tests"}
@@ -84,7 +85,7 @@ def needed_files(stage: Stage, root: Path) -> set[Path]:
     return needed
 
 
-def dependency_faults(stage: Stage, pipeline: Sequence[Stage], root: Path) -> list[str]:
+def dependency_faults(stage: Stage, root: Path) -> list[str]:
     """What must change in the stage's `deps:` for them to name the modules that it runs and nothing else.
 
     A folder among the `deps:` stands for every non-empty Python file below it; data is left alone. Methods that
@@ -92,7 +93,7 @@ def dependency_faults(stage: Stage, pipeline: Sequence[Stage], root: Path) -> li
     """
     try:
         needed = needed_files(stage, root)
-        allowed = needed | _of_template(stage, pipeline, root)
+        allowed = needed | _of_template(stage, root)
     except ValueError as error:
         return [f"{stage.block}: {error}"]
     code = [dep for dep in stage.deps if PurePosixPath(dep).parts[0] in CODE]
@@ -111,20 +112,27 @@ def dependency_faults(stage: Stage, pipeline: Sequence[Stage], root: Path) -> li
     return faults
 
 
-def _of_template(stage: Stage, pipeline: Sequence[Stage], root: Path) -> set[Path]:
-    """What the objectives of stages with the same command import from outside of distill/objectives/."""
+def _of_template(stage: Stage, root: Path) -> set[Path]:
+    """What the objectives of blocks with the same command import from outside of distill/objectives/.
+
+    Of all blocks, those of methods too that params.yaml does not name.
+    """
     if objective_of(stage) is None:
         return set()
-    command = stage.command.split()[2]
-    alike = [each for each in pipeline if command in each.command.split()]
-    found = set[Path]().union(*(needed_files(each, root) for each in alike))
+    command = " ".join(stage.command.split()[:3])
+    blocks = [block.get("do", block) for block in read_yaml(root / "dvc.yaml")["stages"].values()]
+    alike = [block for block in blocks if block["cmd"].startswith(f"{command} ")]
+    named = {
+        variables["objective"] for block in alike for variables in block.get("vars", []) if "objective" in variables
+    }
+    files = {file for objective in named for file in python_files(Path(OBJECTIVES, objective), root)}
+    found = set[Path]().union(*(closure(file, root) for file in files))
     return {file for file in found if not file.is_relative_to(OBJECTIVES)}
 
 
-def written_deps(stages: Sequence[Stage], pipeline: Sequence[Stage], root: Path) -> list[str]:
-    """The code half of the `deps:` of one block, whose instances are `stages`, as lines of dvc.yaml."""
-    one = stages[0]
-    files = needed_files(one, root) | _of_template(one, pipeline, root)
+def written_deps(one: Stage, root: Path) -> list[str]:
+    """The code half of the `deps:` of the block of which `one` is an instance, as lines of dvc.yaml."""
+    files = needed_files(one, root) | _of_template(one, root)
     if one.block in SECONDS:
         folders = {Path(*file.parts[:2]) if file.parts[0] == "distill" else file for file in files}
         return [folder.as_posix() for folder in sorted(folders)]
@@ -140,9 +148,7 @@ def with_written_deps(text: str, pipeline: Sequence[Stage], root: Path) -> str:
     A block that writes no `deps:` of its own takes those of its template. One without an instance (no set is
     judged, say) is left as it is.
     """
-    blocks: dict[str, list[Stage]] = {}
-    for stage in pipeline:
-        blocks.setdefault(stage.block, []).append(stage)
+    blocks = {stage.block: stage for stage in pipeline}
     lines: list[str] = []
     block, indent = "", -1
     for line in text.splitlines():
@@ -155,7 +161,7 @@ def with_written_deps(text: str, pipeline: Sequence[Stage], root: Path) -> str:
                 lines.append(line)
             continue
         if indent >= 0:
-            lines += [f"{' ' * (indent + 2)}- {dep}" for dep in written_deps(blocks[block], pipeline, root)]
+            lines += [f"{' ' * (indent + 2)}- {dep}" for dep in written_deps(blocks[block], root)]
             indent = -1
         lines.append(line)
         if line.strip() == "deps:" and block in blocks:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.chat_server import ChatServer
 from tests.scored_project import put, put_rows
+from tests.tiny_pipeline import methods
 
 ROOT = Path(__file__).resolve().parents[1]
 KEY = "sk-test-0123456789abcdef"
@@ -20,10 +21,9 @@ REFERENCE = 5
 
 def write_params(root: Path, judge: Mapping[str, Any]) -> None:
     content = {
-        "students": {"tiny": {"family": "toy"}},
         "families": {"toy": "rows"},
         "datasets": {"own": "rows/own.jsonl", "other": "rows/other.jsonl"},
-        "methods": ["sft", "minillm"],
+        **methods("sft", "minillm", students={"tiny": {"family": "toy"}}),
         "seed": 0,
         "evaluation": {"seeds": [10, 20]},
         "judge": judge,

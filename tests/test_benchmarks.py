@@ -16,7 +16,8 @@ from benchmarks.cycle_workload import END, Workload
 from benchmarks.evaluation_decode import by_generate, ours
 from benchmarks.fresh_process import in_fresh_process
 from benchmarks.reference_cycle import ReferenceCycle
-from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.objectives.minillm.objective import MiniLLM
+from distill.on_policy.loop import Execution, OnPolicyRun, Task
 from tests.tiny_models import tiny_model
 
 SMALL = Workload(
@@ -30,8 +31,14 @@ def test_the_baseline_has_our_losses() -> None:
     prompts = [prompt[: 1 + i % 9] for i, prompt in enumerate(SMALL.prompts())]
     limit = SMALL.response_tokens
     baseline = ReferenceCycle(*SMALL.models(), prompts, settings, limit, END, SMALL.seed).train()
-    run = MiniLLMRun(
-        *SMALL.models(), Task(prompts, limit, END), settings, Execution(3, 5), SMALL.seed, lambda _: {"rouge_l": 0.0}
+    run = OnPolicyRun(
+        *SMALL.models(),
+        Task(prompts, limit, END),
+        MiniLLM(),
+        settings,
+        Execution(3, 5),
+        SMALL.seed,
+        lambda _: {"rouge_l": 0.0},
     )
     run.train()
     losses = [value for _, value in run.curves.points["loss"]]

@@ -20,11 +20,12 @@ from benchmarks.short_ablations import CHOSEN
 from benchmarks.toy_runs import ToyOutcome, ToyRuns
 from benchmarks.workspace import ROOT, curve
 from distill.objectives.minillm.settings import MiniLLMSettings
-from distill.on_policy.loop import MiniLLMRun
+from distill.on_policy.loop import OnPolicyRun
 from distill.project.errors import DivergedError
 from distill.project.files import read_json
-from stages import evalset, minillm, respond, rouge
+from stages import evalset, respond, rouge
 from tests.tiny_pipeline import MINI, SMALL, edit, in_folder
+from tests.training_stages import minillm
 
 pytest_plugins = ["tests.stage_fixtures"]
 
@@ -193,14 +194,14 @@ def test_a_run_in_this_process_comes_to_the_numbers_of_the_stages(
 def test_a_run_whose_numbers_fail_has_its_best_weights_as_outcome(
     answerable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(run: MiniLLMRun, loss: float, chosen: list[int], norm: float) -> None:
+    def fail(run: OnPolicyRun, loss: float, chosen: list[int], norm: float) -> None:
         if run.step == 4:
             raise DivergedError("step 4: the loss is nan; lower `learning_rate`", [])
 
     runs, start = ToyRuns("small"), Path("runs/small/init")
     teacher = {name: weights.clone() for name, weights in runs.teacher.state_dict().items()}
     whole = runs.run(runs.settings({"max_steps": 3}), start, 0)
-    monkeypatch.setattr(MiniLLMRun, "_require_finite", fail)
+    monkeypatch.setattr(OnPolicyRun, "_require_finite", fail)
     failed = runs.run(runs.settings({"schedule": "constant"}), start, 0)
     assert failed.collapse == "step 4: the loss is nan"
     assert len(failed.valid) == 2 and failed.best_step in (0, 3)

@@ -16,7 +16,6 @@ import pytest
 from commands import doctor
 from commands.doctor_plan import placement
 from distill.objectives.minillm.settings import MiniLLMSettings
-from distill.objectives.sft import ObjectiveSettings
 from distill.preflight import speeds
 from distill.preflight.machine import Gpu, Machine, version_findings
 from distill.preflight.models import origin_findings, reference_origin
@@ -24,10 +23,11 @@ from distill.preflight.project import lock_findings, remote_finding, server_find
 from distill.preflight.report import duration
 from distill.preflight.shapes import shape_of
 from distill.preflight.tokenizers import tokenizer_finding
-from distill.preflight.workload import Lengths, minillm_work, supervised_work
+from distill.preflight.workload import Lengths, on_policy_work, supervised_work
 from distill.project.references import Reference
 from distill.runs.hardware import HardwareSettings
 from distill.text.tokenizers import learn_bpe
+from distill.training.settings import SupervisedSettings
 from tests.tiny_pipeline import edit, environment, make
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -217,14 +217,14 @@ def test_remote_locks_and_server(tmp_path: Path) -> None:
 def test_work_is_counted_as_by_hand() -> None:
     shape = shape_of({"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 99, "vocab_size": 5})
     lengths = Lengths(100, 10, 6.0, 4.0, 6, 4, known=True)
-    settings = ObjectiveSettings(learning_rate=1e-3, batch_size=32, epochs=4, evaluate_every=2)
+    settings = SupervisedSettings(learning_rate=1e-3, batch_size=32, epochs=4, evaluate_every=2)
     work = supervised_work(settings, 100, lengths, shape, None, cached=False)
     assert (work.steps, work.trained, work.generated) == (16, 4000.0, 80.0)  # two validations of ten rows
     body = shape.forward_operations(5.0, head=False)
     reading = 20 * 10 * shape.forward_operations(4.0)
     assert work.operations == pytest.approx(3 * (body * 4000 + 2 * 40 * 1600) + reading)
     chosen = {"learning_rate": 1e-3, "max_steps": 40, "rollouts": 16, "minibatch": 8, "evaluate_every": 40}
-    minillm = minillm_work(MiniLLMSettings.model_validate(chosen), lengths, shape, shape)
+    minillm = on_policy_work(MiniLLMSettings.model_validate(chosen), lengths, shape, shape)
     # 40 steps of 8 responses, 8 steps a collection: 5 collections of 16; validation before and after
     assert (minillm.steps, minillm.trained, minillm.generated) == (40, 3200.0, 5 * 16 * 4.0 + 2 * 10 * 4.0)
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
 from distill.on_policy import collapse
-from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.loop import Execution, OnPolicyRun, Task
 from distill.project.errors import DivergedError
 from distill.runs.curves import Curves
 from tests.tiny_models import EOS, checksum, tiny_model
@@ -86,7 +87,7 @@ def test_the_first_collections_are_never_judged() -> None:
 
 def test_the_fix_names_what_is_off_and_would_have_mattered() -> None:
     def fix(**given: Any) -> str:
-        return collapse.remedy(MiniLLMSettings(max_steps=1, learning_rate=3e-3, **given))
+        return collapse.remedy(MiniLLMSettings(max_steps=1, learning_rate=3e-3, **given), MiniLLM())
 
     assert fix() == "lower `learning_rate` (now 0.003) or raise `warmup_steps`"
     assert fix(**SHORT).startswith("set `whiten: tokens`, set `length_norm: true`, set `single_step: true`, lower ")
@@ -95,14 +96,24 @@ def test_the_fix_names_what_is_off_and_would_have_mattered() -> None:
 
 def new_run(
     on_collapse: Callable[[DivergedError], None] = collapse.stop, teacher: PreTrainedModel | None = None, **given: Any
-) -> MiniLLMRun:
+) -> OnPolicyRun:
     chosen: dict[str, Any] = {"learning_rate": 3e-2, "warmup_steps": 0, "max_steps": 28, "evaluate_every": 5}
     chosen |= {"rollouts": 32, "minibatch": 16, "inner_epochs": 2, "teacher_mix_alpha": 0.0}
     student = tiny_model(spread=0.2, dtype=torch.float32)
     if teacher is None:
         teacher = tiny_model(vocabulary=14, width=24, seed=1, dtype=torch.float32)
     settings = MiniLLMSettings(**{**chosen, **given})
-    return MiniLLMRun(student, teacher, Task(PROMPTS, 24, EOS), settings, Execution(16, 32), 0, checksum, on_collapse)
+    return OnPolicyRun(
+        student,
+        teacher,
+        Task(PROMPTS, 24, EOS),
+        MiniLLM(),
+        settings,
+        Execution(16, 32),
+        0,
+        checksum,
+        on_collapse,
+    )
 
 
 def test_what_describes_a_token_does_not_depend_on_how_the_loss_is_normalised() -> None:
@@ -118,7 +129,7 @@ def test_what_describes_a_token_does_not_depend_on_how_the_loss_is_normalised() 
     assert first["sequences"]["single_step"] > 2 * first["tokens"]["single_step"], "the loss itself sums a response"
 
 
-def lengths(run: MiniLLMRun) -> list[float]:
+def lengths(run: OnPolicyRun) -> list[float]:
     return [value for _, value in run.curves.points["response_tokens"]]
 
 

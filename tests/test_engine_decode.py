@@ -13,9 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from distill.generation.decode import Mixture, Response, left_pad, sample_responses
 from distill.models.parts import backbone, head, require_plain_head, shared_vocabulary
-from distill.objectives.minillm.losses import Packed
+from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
-from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.loop import Execution, OnPolicyRun, Task
+from distill.on_policy.losses import Packed
 from distill.on_policy.rollouts import Collection, MicroBatch, collect, micro_batches, require_agreement, right_pad
 from distill.project.errors import ModelError, TrainingError
 from distill.project.randomness import key
@@ -93,7 +94,16 @@ def minillm(**given: Any) -> MiniLLMSettings:
 def collected(student: PreTrainedModel, teacher: PreTrainedModel, alpha: float) -> Collection:
     settings = minillm(teacher_mix_alpha=alpha)
     return collect(
-        student, teacher, PROMPTS, settings, number=0, seed=0, max_new_tokens=LONGEST, eos_id=EOS, batch_size=5
+        student,
+        teacher,
+        PROMPTS,
+        settings,
+        MiniLLM(),
+        number=0,
+        seed=0,
+        max_new_tokens=LONGEST,
+        eos_id=EOS,
+        batch_size=5,
     )
 
 
@@ -188,7 +198,7 @@ def rows_kept(lengths: list[int]) -> int:
 
 def first_rollouts(student: PreTrainedModel, teacher: PreTrainedModel, alpha: float = 0.3) -> MicroBatch:
     collection = collected(student, teacher, alpha)
-    (batch,) = micro_batches(collection, range(12), minillm(), 12, CPU)
+    (batch,) = micro_batches(collection, range(12), minillm(), MiniLLM(), 12, CPU)
     return batch
 
 
@@ -229,7 +239,7 @@ def test_a_run_checks_its_first_rollouts() -> None:
     student, teacher = tiny_model(dtype=torch.float32), tiny_model(seed=1, dtype=torch.float32)
     sabotage(student, "positions")
     task = Task(PROMPTS, LONGEST, EOS)
-    run = MiniLLMRun(student, teacher, task, minillm(), Execution(4, 8), 0, checksum)
+    run = OnPolicyRun(student, teacher, task, MiniLLM(), minillm(), Execution(4, 8), 0, checksum)
     with pytest.raises(TrainingError, match="positions or cache are not handled"):
         run.train()
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill.models.parts import head
-from distill.objectives.minillm.losses import METRICS, Packed, packed_loss, token_losses
+from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.returns import whitened
 from distill.objectives.minillm.settings import MiniLLMSettings
-from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.loop import Execution, OnPolicyRun, Task
+from distill.on_policy.losses import Packed, packed_loss, weighted_loss
 from distill.on_policy.rollouts import (
     Collection,
     MicroBatch,
@@ -49,19 +50,30 @@ def models(architecture: str = "gpt2") -> tuple[PreTrainedModel, PreTrainedModel
 def rollouts(architecture: str, settings: MiniLLMSettings, width: int = LONGEST) -> Collection:
     student, teacher = models(architecture)
     collection = collect(
-        student, teacher, PROMPTS, settings, number=0, seed=0, max_new_tokens=LONGEST, eos_id=EOS, batch_size=3
+        student,
+        teacher,
+        PROMPTS,
+        settings,
+        MiniLLM(),
+        number=0,
+        seed=0,
+        max_new_tokens=LONGEST,
+        eos_id=EOS,
+        batch_size=3,
     )
-    return assemble(collection.prompts, collection.responses, settings, width)
+    return assemble(collection.prompts, collection.responses, settings, MiniLLM(), width)
 
 
 def gradient(architecture: str, settings: MiniLLMSettings, batches: list[MicroBatch]) -> list[Tensor]:
     """Loss, metrics and all gradients of accumulated micro-batches."""
     student, teacher = models(architecture)
     student.zero_grad()
-    totals = torch.zeros(1 + len(METRICS), dtype=torch.float64)
+    totals = torch.zeros(1 + len(MiniLLM.metrics), dtype=torch.float64)
     for batch in batches:
         hidden = response_hidden(student, batch.ids, batch.positions)
-        loss, metrics = packed_loss(settings, hidden, head(student), head(teacher), batch.packed, 11, chunk=6)
+        loss, metrics = packed_loss(
+            MiniLLM(), settings, hidden, head(student), head(teacher), batch.packed, 11, chunk=6
+        )
         loss.backward()
         totals += torch.cat([loss.detach()[None], metrics])
     return [totals, *(p.grad.clone() for p in student.parameters() if p.grad is not None)]
@@ -81,10 +93,10 @@ def test_micro_batches_add_up(architecture: str, preset: str) -> None:
     """8 x 1 = 4 x 2 = 3 + 3 + 2 = 1 x 8. LLaMA's and Qwen2's norms round to float32 inside."""
     settings = minillm(preset=preset)
     collection, chosen = rollouts(architecture, settings), range(ROLLOUTS)
-    whole = gradient(architecture, settings, micro_batches(collection, chosen, settings, 8, CPU))
+    whole = gradient(architecture, settings, micro_batches(collection, chosen, settings, MiniLLM(), 8, CPU))
     assert len(whole) > 10
     for size in (1, 2, 3, 4):
-        split = micro_batches(collection, chosen, settings, size, CPU)
+        split = micro_batches(collection, chosen, settings, MiniLLM(), size, CPU)
         assert len(split) == -(-ROLLOUTS // size)
         same(gradient(architecture, settings, split), whole, 1e-11 if architecture in ("gpt2", "opt") else 2e-6)
 
@@ -94,7 +106,7 @@ def test_packed_loss_is_that_of_whole_sequences(preset: str) -> None:
     """Against one unpadded pass a response over the full logits, in the order of collection: no buckets, no chunks."""
     settings = minillm(preset=preset)
     collection = rollouts("gpt2", settings)
-    packed = gradient("gpt2", settings, micro_batches(collection, range(ROLLOUTS), settings, 3, CPU))
+    packed = gradient("gpt2", settings, micro_batches(collection, range(ROLLOUTS), settings, MiniLLM(), 3, CPU))
     student, teacher = models()
     scaled = whitened(collection.advantages, collection.mask, settings.whiten)
     tokens = int(collection.mask.sum())
@@ -113,7 +125,7 @@ def test_packed_loss_is_that_of_whole_sequences(preset: str) -> None:
             weights=values.new_full((length,), 1 / ROLLOUTS if preset == "paper" else 1 / tokens),
             teacher_hidden=response.teacher_hidden,
         )
-        loss, _ = token_losses(settings, student(input_ids=ids).logits[0, here], theirs, known)
+        loss, _ = weighted_loss(MiniLLM(), settings, student(input_ids=ids).logits[0, here], theirs, known)
         loss.backward()
         total += loss.detach()
     torch.testing.assert_close(packed[0][0], total, rtol=1e-10, atol=1e-12)
@@ -124,7 +136,7 @@ def test_packed_loss_is_that_of_whole_sequences(preset: str) -> None:
 def test_padding_changes_no_loss_and_no_gradient(architecture: str) -> None:
     """Neither more columns on the right nor what stands in them."""
     settings = minillm()
-    (batch,) = micro_batches(rollouts(architecture, settings), range(ROLLOUTS), settings, ROLLOUTS, CPU)
+    (batch,) = micro_batches(rollouts(architecture, settings), range(ROLLOUTS), settings, MiniLLM(), ROLLOUTS, CPU)
     whole = gradient(architecture, settings, [batch])
     rows, width = batch.ids.shape
     junk = torch.randint(11, (rows, 5), generator=torch.Generator().manual_seed(0))
@@ -137,7 +149,9 @@ def test_padding_changes_no_loss_and_no_gradient(architecture: str) -> None:
 def test_a_higher_response_limit_matters_to_the_grid_alone(whiten: str) -> None:
     settings = minillm(whiten=whiten)
     found = [
-        gradient("gpt2", settings, micro_batches(rollouts("gpt2", settings, width), range(8), settings, 8, CPU))
+        gradient(
+            "gpt2", settings, micro_batches(rollouts("gpt2", settings, width), range(8), settings, MiniLLM(), 8, CPU)
+        )
         for width in (LONGEST, LONGEST + 30)
     ]
     if whiten == "grid":
@@ -149,8 +163,8 @@ def test_a_higher_response_limit_matters_to_the_grid_alone(whiten: str) -> None:
 def test_the_order_within_a_mini_batch_changes_nothing() -> None:
     settings = minillm()
     collection = rollouts("gpt2", settings)
-    forth = gradient("gpt2", settings, micro_batches(collection, [0, 3, 5, 6], settings, 2, CPU))
-    back = gradient("gpt2", settings, micro_batches(collection, [6, 3, 0, 5], settings, 2, CPU))
+    forth = gradient("gpt2", settings, micro_batches(collection, [0, 3, 5, 6], settings, MiniLLM(), 2, CPU))
+    back = gradient("gpt2", settings, micro_batches(collection, [6, 3, 0, 5], settings, MiniLLM(), 2, CPU))
     same(forth, back, 1e-12)
 
 
@@ -161,7 +175,7 @@ def test_rewards_and_weights_carry_no_gradient() -> None:
     assert all(parameter.requires_grad for parameter in student.parameters())
     collection = rollouts("gpt2", settings)
     assert not collection.advantages.requires_grad
-    for batch in micro_batches(collection, range(ROLLOUTS), settings, 4, CPU):
+    for batch in micro_batches(collection, range(ROLLOUTS), settings, MiniLLM(), 4, CPU):
         for name, value in vars(batch.packed).items():
             assert not value.requires_grad, name
 
@@ -179,10 +193,10 @@ def test_prompts_come_in_whole_shuffled_epochs() -> None:
 # --- the run --------------------------------------------------------------------------------------------------------
 
 
-def new_run(settings: MiniLLMSettings, machine: Execution, **given: Any) -> MiniLLMRun:
+def new_run(settings: MiniLLMSettings, machine: Execution, **given: Any) -> OnPolicyRun:
     task = Task(PROMPTS, LONGEST, EOS, torch.arange(200) % 11)
     student, teacher = tiny_model(spread=0.2), tiny_model(vocabulary=14, width=24, seed=1)
-    return MiniLLMRun(student, teacher, given.get("task", task), settings, machine, 0, checksum)
+    return OnPolicyRun(student, teacher, given.get("task", task), MiniLLM(), settings, machine, 0, checksum)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3])

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
 from distill.on_policy.ledger import PASSES, CostLedger
-from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.loop import Execution, OnPolicyRun, Task
 from distill.on_policy.process_memory import PeakMemory
 from tests.tiny_models import EOS, checksum, tiny_model
 
@@ -18,14 +19,16 @@ PROMPTS = [[3], [1, EOS, 2], [5, 4, 3, 2, 1, 1, 2], [9, 8]]
 DECODE, MICRO, EPOCHS = 3, 2, 2
 
 
-def finished_run(alpha: float = 0.3, lm_coef: float = 0.0) -> MiniLLMRun:
+def finished_run(alpha: float = 0.3, lm_coef: float = 0.0) -> OnPolicyRun:
     """One collection of four rollouts and its updates."""
     chosen: dict[str, Any] = {"max_steps": EPOCHS, "rollouts": 4, "minibatch": 4, "inner_epochs": EPOCHS}
     settings = MiniLLMSettings(
         **chosen, teacher_mix_alpha=alpha, learning_rate=1e-3, lm_coef=lm_coef, lm_batch=2, lm_length=6
     )
     task = Task(PROMPTS, 8, EOS, torch.arange(200) % 11)
-    run = MiniLLMRun(tiny_model(), tiny_model(seed=1), task, settings, Execution(MICRO, DECODE), 0, checksum)
+    run = OnPolicyRun(
+        tiny_model(), tiny_model(seed=1), task, MiniLLM(), settings, Execution(MICRO, DECODE), 0, checksum
+    )
     run.train()
     return run
 

@@ -28,7 +28,8 @@ from distill.models.lora import (
 from distill.models.parts import backbone, head
 from distill.models.settings import LoraSettings
 from distill.objectives import sft
-from distill.objectives.minillm.losses import packed_loss, token_losses
+from distill.objectives.minillm.objective import MiniLLM
+from distill.on_policy.losses import packed_loss, weighted_loss
 from distill.project.errors import ModelError
 from distill.project.files import read_json, sha256_tree, write_json
 from distill.project.references import ModelReference, Reference
@@ -231,9 +232,9 @@ def test_chunked_head_leaves_a_frozen_head_alone(architecture: str) -> None:
         states: Tensor = backbone(model)(input_ids=IDS).last_hidden_state
         return states.flatten(0, 1)
 
-    whole, _ = token_losses(minillm(), head(model)(hidden()), teacher_head(known.teacher_hidden), known)
+    whole, _ = weighted_loss(MiniLLM(), minillm(), head(model)(hidden()), teacher_head(known.teacher_hidden), known)
     expected = torch.autograd.grad(whole, list(trainable(model).values()))
-    loss, _ = packed_loss(minillm(), hidden(), head(model), teacher_head, known, 11, chunk=3)
+    loss, _ = packed_loss(MiniLLM(), minillm(), hidden(), head(model), teacher_head, known, 11, chunk=3)
     loss.backward()
     for (name, parameter), gradient in zip(trainable(model).items(), expected, strict=True):
         assert parameter.grad is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -11,18 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from distill.losses.token_statistics import token_statistics
 from distill.models.parts import backbone, head, precise
-from distill.objectives import kd, seqkd, sft
-from distill.objectives.minillm.losses import (
-    METRICS,
-    Packed,
-    _TokenStatistics,
-    packed_loss,
-    policy_loss,
-    ratio,
-    token_losses,
-)
+from distill.objectives import kd, sft
+from distill.objectives.minillm.objective import MiniLLM, policy_loss, ratio
 from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.losses import Packed, packed_loss, weighted_loss
 from distill.on_policy.plaintext import draw_sequences, plaintext_loss, token_stream
 from distill.on_policy.schedule import learning_rate
 from tests.tiny_models import ARCHITECTURES, EOS, tiny_model
@@ -82,8 +76,7 @@ def test_the_written_out_gradient_is_that_of_finite_differences() -> None:
     logp = theirs.log_softmax(-1)
 
     def statistics(logits: Tensor) -> tuple[Tensor, ...]:
-        found = _TokenStatistics.apply(logits, theirs, tokens)  # type: ignore[no-untyped-call]
-        return cast("tuple[Tensor, ...]", found)
+        return token_statistics(logits, theirs, tokens)
 
     logq = mine.log_softmax(-1)
     logprobs, kl, entropy = statistics(mine)
@@ -125,8 +118,8 @@ def test_terms_and_metrics_by_hand() -> None:
     kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
     # ratios 1.5 and 1; the first is clipped at 1.2
     policy, single = 0.5 * -2.4 + 0.25 * 3.0, 0.5 * kl
-    loss, metrics = token_losses(minillm(single_step_weighted=False), student, teacher, known)
-    found = dict(zip(METRICS, metrics.tolist(), strict=True))
+    loss, metrics = weighted_loss(MiniLLM(), minillm(single_step_weighted=False), student, teacher, known)
+    found = dict(zip(MiniLLM.metrics, metrics.tolist(), strict=True))
     assert float(loss) == pytest.approx(policy + single)
     assert found["policy"] == pytest.approx(policy)
     assert found["single_step"] == found["reverse_kl"] == pytest.approx(single)
@@ -134,12 +127,12 @@ def test_terms_and_metrics_by_hand() -> None:
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert found["entropy"] == pytest.approx(0.5 * entropy + 0.25 * math.log(2))
 
-    weighted, metrics = token_losses(minillm(single_step_weighted=True), student, teacher, known)
+    weighted, metrics = weighted_loss(MiniLLM(), minillm(single_step_weighted=True), student, teacher, known)
     assert float(weighted) == pytest.approx(policy + 1.5 * single)
-    assert metrics[METRICS.index("reverse_kl")].item() == pytest.approx(single)  # reported without the weight
-    alone, _ = token_losses(minillm(policy_gradient=False), student, teacher, known)
+    assert metrics[MiniLLM.metrics.index("reverse_kl")].item() == pytest.approx(single)  # reported without the weight
+    alone, _ = weighted_loss(MiniLLM(), minillm(policy_gradient=False), student, teacher, known)
     assert float(alone) == pytest.approx(single)
-    without, _ = token_losses(minillm(preset="reference", single_step=False), student, teacher, known)
+    without, _ = weighted_loss(MiniLLM(), minillm(preset="reference", single_step=False), student, teacher, known)
     assert float(without) == pytest.approx(policy)
 
 
@@ -152,7 +145,7 @@ def test_gradient_has_the_form_of_the_paper(weighted: bool) -> None:
     student, teacher = logits[0].requires_grad_(), logits[1]
     choice = minillm(preset="paper", clip_range=0.999999, single_step_weighted=weighted)
     known = Packed(**{**vars(known), "behaviour_logprobs": student.detach().log_softmax(-1).amax(-1)})
-    loss, metrics = token_losses(choice, student, teacher, known)
+    loss, metrics = weighted_loss(MiniLLM(), choice, student, teacher, known)
     (found,) = torch.autograd.grad(loss, student)
     q, logq, logp = student.detach().softmax(-1), student.detach().log_softmax(-1), teacher.log_softmax(-1)
     rho = (logq[range(count), known.tokens] - known.behaviour_logprobs).exp()[:, None]
@@ -170,9 +163,9 @@ def test_half_precision_is_only_what_the_logits_came_in(dtype: torch.dtype) -> N
     student, teacher = (torch.randn(2, 7, 300) * 4).to(dtype)
     known = packed(7, 300, dtype=torch.float32)
     for choice in (minillm(), minillm(preset="paper")):
-        found, _ = token_losses(choice, student, teacher, known)
+        found, _ = weighted_loss(MiniLLM(), choice, student, teacher, known)
         assert found.dtype == torch.float32
-        assert torch.equal(found, token_losses(choice, student.float(), teacher.float(), known)[0])
+        assert torch.equal(found, weighted_loss(MiniLLM(), choice, student.float(), teacher.float(), known)[0])
     assert precise(student).dtype == torch.float32
     assert precise(torch.zeros(1, dtype=F64)).dtype == F64
 
@@ -200,11 +193,15 @@ def test_chunked_head_gives_the_gradients_of_autograd(
     hidden = torch.randn(tokens, 4, dtype=F64, requires_grad=True)
     known = packed(tokens, vocabulary)
     wanted = [hidden, *ours.parameters()]
-    whole, whole_metrics = token_losses(
-        minillm(preset=preset), ours(hidden)[:, :vocabulary], theirs(known.teacher_hidden)[:, :vocabulary], known
+    whole, whole_metrics = weighted_loss(
+        MiniLLM(),
+        minillm(preset=preset),
+        ours(hidden)[:, :vocabulary],
+        theirs(known.teacher_hidden)[:, :vocabulary],
+        known,
     )
     expected = torch.autograd.grad(3.0 * whole, wanted)
-    loss, metrics = packed_loss(minillm(preset=preset), hidden, ours, theirs, known, vocabulary, chunk)
+    loss, metrics = packed_loss(MiniLLM(), minillm(preset=preset), hidden, ours, theirs, known, vocabulary, chunk)
     torch.testing.assert_close(loss, whole, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(metrics, whole_metrics, rtol=1e-12, atol=1e-12)
     for mine, theirs_gradient in zip(torch.autograd.grad(3.0 * loss, wanted), expected, strict=True):
@@ -223,9 +220,9 @@ def test_chunked_head_reaches_every_parameter_of_a_model(architecture: str) -> N
         return states.flatten(0, 1)
 
     logits = head(model)(hidden())
-    whole, _ = token_losses(minillm(), logits, teacher_head(known.teacher_hidden), known)
+    whole, _ = weighted_loss(MiniLLM(), minillm(), logits, teacher_head(known.teacher_hidden), known)
     expected = torch.autograd.grad(whole, list(model.parameters()))
-    loss, _ = packed_loss(minillm(), hidden(), head(model), teacher_head, known, 11, chunk=7)
+    loss, _ = packed_loss(MiniLLM(), minillm(), hidden(), head(model), teacher_head, known, 11, chunk=7)
     loss.backward()
     for (name, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
         assert parameter.grad is not None
@@ -237,10 +234,9 @@ def test_chunked_head_reaches_every_parameter_of_a_model(architecture: str) -> N
 
 def test_sft_by_hand() -> None:
     logits = torch.tensor([[0.2, 0.8], [0.5, 0.5]], dtype=F64).log() + 3.0
-    choice = sft.ObjectiveSettings(learning_rate=1e-3, batch_size=1, epochs=1)
-    found = sft.token_losses(choice, logits, None, torch.tensor([1, 0]))
+    choice = sft.ObjectiveSettings()
+    found = sft.token_losses(choice, logits, None, torch.tensor([1, 0]), 0.0)
     assert found.tolist() == pytest.approx([-math.log(0.8), math.log(2)])
-    assert seqkd.token_losses is sft.token_losses
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -248,8 +244,8 @@ def test_kd_by_hand(share: float) -> None:
     """p = (1/4, 3/4), q = (1/2, 1/2), the data says word 0."""
     student = torch.tensor([[0.5, 0.5]], dtype=F64).log()
     teacher = torch.tensor([[0.25, 0.75]], dtype=F64).log()
-    choice = kd.ObjectiveSettings(learning_rate=1e-3, batch_size=1, epochs=1, kd_ratio=share)
-    found = kd.token_losses(choice, student, teacher, torch.tensor([0]))
+    choice = kd.ObjectiveSettings(kd_ratio=share)
+    found = kd.token_losses(choice, student, teacher, torch.tensor([0]), 0.0)
     forward_kl = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
     assert float(found) == pytest.approx((1 - share) * math.log(2) + share * forward_kl)
 
@@ -258,8 +254,8 @@ def test_kd_pulls_towards_a_mixture_of_data_and_teacher() -> None:
     logits = torch.randn(2, 4, 6, dtype=F64)
     student, teacher = logits[0].requires_grad_(), logits[1]
     labels = torch.tensor([0, 3, 5, 3])
-    choice = kd.ObjectiveSettings(learning_rate=1e-3, batch_size=1, epochs=1, kd_ratio=0.3)
-    (found,) = torch.autograd.grad(kd.token_losses(choice, student, teacher, labels).sum(), student)
+    choice = kd.ObjectiveSettings(kd_ratio=0.3)
+    (found,) = torch.autograd.grad(kd.token_losses(choice, student, teacher, labels, 0.0).sum(), student)
     target = 0.7 * torch.eye(6, dtype=F64)[labels] + 0.3 * teacher.softmax(-1)
     torch.testing.assert_close(found, student.detach().softmax(-1) - target)
 
@@ -308,6 +304,8 @@ def test_a_teacher_of_another_precision_may_go_on_with_a_collection() -> None:
     known = packed(tokens, vocabulary, dtype=torch.float32)
     hidden, student_head = torch.randn(tokens, 4), nn.Linear(4, vocabulary)
     teacher_head = nn.Linear(5, vocabulary)
-    whole, _ = packed_loss(minillm(), hidden, student_head, teacher_head, known, vocabulary)
-    half, _ = packed_loss(minillm(), hidden, student_head, teacher_head.to(torch.bfloat16), known, vocabulary)
+    whole, _ = packed_loss(MiniLLM(), minillm(), hidden, student_head, teacher_head, known, vocabulary)
+    half, _ = packed_loss(
+        MiniLLM(), minillm(), hidden, student_head, teacher_head.to(torch.bfloat16), known, vocabulary
+    )
     torch.testing.assert_close(half, whole, rtol=0.02, atol=0.02)

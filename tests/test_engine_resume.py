@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
-from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.loop import Execution, OnPolicyRun, Task
 from distill.on_policy.state import restore, store
 from distill.project.files import sha256_tree
 from distill.runs.resume import ResumeStore, State
@@ -33,7 +34,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def new_run(alpha: float = 0.3) -> MiniLLMRun:
+def new_run(alpha: float = 0.3) -> OnPolicyRun:
     """Ten steps over three collections of four; nothing in it is shared with another run."""
     chosen: dict[str, Any] = {"learning_rate": 1e-2, "warmup_steps": 2, "schedule": "cosine", "evaluate_every": 3}
     chosen |= {"max_steps": STEPS, "rollouts": 8, "minibatch": 4, "inner_epochs": 2, "teacher_mix_alpha": alpha}
@@ -41,16 +42,16 @@ def new_run(alpha: float = 0.3) -> MiniLLMRun:
     task = Task(PROMPTS, 8, EOS, torch.arange(200) % 11)
     student = tiny_model(spread=0.2, dtype=torch.float32)
     teacher = tiny_model(vocabulary=14, width=24, seed=1, dtype=torch.float32)
-    return MiniLLMRun(student, teacher, task, settings, Execution(4, 8), 0, checksum)
+    return OnPolicyRun(student, teacher, task, MiniLLM(), settings, Execution(4, 8), 0, checksum)
 
 
-def stage(kill_after: int | None = None, every: int = 3, alpha: float = 0.3) -> MiniLLMRun:
+def stage(kill_after: int | None = None, every: int = 3, alpha: float = 0.3) -> OnPolicyRun:
     """What the stage does: restore, train, store `every` so many steps; killed after a step."""
     states = ResumeStore("tiny/minillm", "a")
     run = new_run(alpha)
     restore(run, states)
 
-    def after_step(run: MiniLLMRun) -> None:
+    def after_step(run: OnPolicyRun) -> None:
         if run.step % every == 0 and run.step < STEPS:
             store(run, states)
         if run.step == kill_after:
@@ -61,7 +62,7 @@ def stage(kill_after: int | None = None, every: int = 3, alpha: float = 0.3) -> 
 
 
 @cache
-def undisturbed(alpha: float = 0.3) -> MiniLLMRun:
+def undisturbed(alpha: float = 0.3) -> OnPolicyRun:
     run = new_run(alpha)
     run.train()
     return run
@@ -72,7 +73,7 @@ def killed(after: int, every: int = 3, alpha: float = 0.3) -> None:
         stage(after, every, alpha)
 
 
-def assert_same(run: MiniLLMRun, whole: MiniLLMRun) -> None:
+def assert_same(run: OnPolicyRun, whole: OnPolicyRun) -> None:
     for mine, other in zip(run.student.parameters(), whole.student.parameters(), strict=True):
         assert torch.equal(mine, other)
     assert (run.best_step, run.best_rouge) == (whole.best_step, whole.best_rouge)
@@ -134,7 +135,7 @@ def test_the_state_of_another_fingerprint_is_not_taken() -> None:
 def test_a_stored_collection_comes_back_as_it_was() -> None:
     run, again = new_run(), new_run()
 
-    def after_step(run: MiniLLMRun) -> None:
+    def after_step(run: OnPolicyRun) -> None:
         store(run, ResumeStore("x", "a"))
         raise KilledError
 

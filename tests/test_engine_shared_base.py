@@ -15,8 +15,9 @@ from distill.models.checkpoints import Adapted, save_checkpoint
 from distill.models.loading import load_model
 from distill.models.lora import has_adapter, trainable, with_shared_weights
 from distill.models.settings import LoraSettings
+from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
-from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.loop import Execution, OnPolicyRun, Task
 from distill.on_policy.pair import ModelPair, load_pair
 from distill.on_policy.state import restore, store
 from distill.project.errors import ModelError
@@ -48,7 +49,7 @@ def loaded(lora: LoraSettings | None = LORA) -> ModelPair:
     return load_pair(Path("init"), Path("teacher"), lora, "float32", torch.device("cpu"), 0)
 
 
-def run_of(pair: ModelPair, steps: int = 6) -> MiniLLMRun:
+def run_of(pair: ModelPair, steps: int = 6) -> OnPolicyRun:
     chosen: dict[str, Any] = {"learning_rate": 1e-2, "warmup_steps": 1, "max_steps": steps, "evaluate_every": 2}
     chosen |= {"rollouts": 8, "minibatch": 4, "inner_epochs": 2, "lm_coef": 0.1, "lm_batch": 2, "lm_length": 6}
     task = Task(PROMPTS, 6, EOS, torch.arange(100) % 11)
@@ -59,7 +60,7 @@ def run_of(pair: ModelPair, steps: int = 6) -> MiniLLMRun:
         """From the start: so the weights that are kept are trained ones."""
         return {"rouge_l": sum(float((p - start[name]).detach().norm()) for name, p in trainable(model).items())}
 
-    return MiniLLMRun(pair.student, pair.teacher, task, settings, Execution(4, 8), 0, distance)
+    return OnPolicyRun(pair.student, pair.teacher, task, MiniLLM(), settings, Execution(4, 8), 0, distance)
 
 
 @pytest.mark.usefixtures("finished")
@@ -112,7 +113,7 @@ def test_a_stopped_run_of_an_adapter_goes_on_to_the_same_bytes() -> None:
     whole.train()
     states = ResumeStore("x", "a")
 
-    def killed(run: MiniLLMRun) -> None:
+    def killed(run: OnPolicyRun) -> None:
         if run.step == 3:
             store(run, states)
             raise KeyboardInterrupt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -27,8 +28,10 @@ from distill.text.examples import Example
 from distill.training import supervised
 from distill.training.arguments import training_arguments
 from distill.training.batches import ExampleDataset, KeyedSampler
+from distill.training.objective import RowObjective, with_objective
+from distill.training.settings import SupervisedSettings
 from distill.training.supervised import (
-    Objective,
+    Lesson,
     SupervisedTrainer,
     response_logits,
     train_supervised,
@@ -57,7 +60,7 @@ def examples(count: int = ROWS) -> list[Example]:
 
 def recipe(module: Any = sft, **given: Any) -> Any:
     small = {"learning_rate": 1e-2, "batch_size": 8, "epochs": 2, "warmup_steps": 2}
-    return module.ObjectiveSettings(**{**small, **given})
+    return with_objective(SupervisedSettings, module)(**{**small, **given})
 
 
 def trained(
@@ -74,7 +77,8 @@ def trained(
     settings = given.pop("settings", None) or recipe(objective)
     rows = examples() if rows is None else rows
     scratch = Path(f"scratch-{micro_batch}")
-    curves = train_supervised("test", model, rows, settings, objective, hardware, scratch, 0, **given)
+    lesson = Lesson("test", rows, settings, objective, 0, given.pop("teacher", None), given.pop("validate", None))
+    curves = train_supervised(model, lesson, hardware, scratch, **given)
     return model, curves
 
 
@@ -112,7 +116,7 @@ def trainer(model: PreTrainedModel, rows: Sequence[Example], objective: Any = sf
     signal = given.get("teacher") and TeacherSignal(given["teacher"], rows, 4, keep=given["keep"])
     arguments = training_arguments(settings, HardwareSettings(), Path("scratch"), 0, 3, False, ALONE, model.dtype)
     watch = supervised._Watch(Progress("test", 1), StopRequest(), 100, ALONE, 0)
-    return SupervisedTrainer(model, arguments, rows, settings, objective, signal, None, watch, 0)
+    return SupervisedTrainer(model, arguments, Lesson("test", rows, settings, objective, 0), signal, watch)
 
 
 def batch_loss(made: SupervisedTrainer, rows: Sequence[Example]) -> Tensor:
@@ -172,15 +176,15 @@ def test_half_precision_reaches_objectives_as_float32() -> None:
     """Trap 12, for every objective that is or will be written."""
     seen: list[torch.dtype] = []
 
-    def token_losses(settings: Any, student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tensor:
+    def token_losses(settings: Any, student: Tensor, teacher: Tensor | None, labels: Tensor, progress: float) -> Tensor:
         assert teacher is not None
         seen.extend((student.dtype, teacher.dtype))
         return student.logsumexp(-1)
 
-    objective = cast(Objective, types.SimpleNamespace(NEEDS_TEACHER=True, token_losses=token_losses))
+    objective = cast(RowObjective, types.SimpleNamespace(NEEDS_TEACHER=True, token_losses=token_losses))
     student, teacher = (tiny_model(seed=seed, dtype=torch.bfloat16) for seed in (0, 1))
     made = trainer(student, examples(3), kd, teacher=teacher, keep=True)
-    made.objective = objective
+    made.lesson = replace(made.lesson, objective=objective)
     batch_loss(made, examples(3))
     assert seen == [torch.float32, torch.float32]
 
@@ -217,7 +221,7 @@ def test_a_loss_that_is_no_longer_finite_stops_the_run() -> None:
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_update() -> None:
-    def token_losses(settings: Any, student: Tensor, teacher: Tensor | None, labels: Tensor) -> Tensor:
+    def token_losses(settings: Any, student: Tensor, teacher: Tensor | None, labels: Tensor, progress: float) -> Tensor:
         return (student - student.detach()).abs().sum(-1).sqrt()  # 0, with an infinite slope
 
     model, objective = tiny_model(), types.SimpleNamespace(NEEDS_TEACHER=False, token_losses=token_losses)

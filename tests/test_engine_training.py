@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
-from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.loop import Execution, OnPolicyRun, Task
 from tests.tiny_models import EOS, tiny_model
 
 VOCABULARY, LONGEST = 5, 3
@@ -39,7 +40,7 @@ def exact_kl(student: PreTrainedModel, teacher: PreTrainedModel) -> float:
     return kl
 
 
-def distilled(**given: Any) -> tuple[MiniLLMRun, PreTrainedModel]:
+def distilled(**given: Any) -> tuple[OnPolicyRun, PreTrainedModel]:
     """A 30-step run on a student that starts far from its teacher; the start comes beside it."""
     chosen: dict[str, Any] = {"max_steps": 30, "learning_rate": 5e-3, "warmup_steps": 2, "evaluate_every": 10}
     settings = MiniLLMSettings(**chosen, rollouts=64, minibatch=32, inner_epochs=2, **given)
@@ -50,7 +51,9 @@ def distilled(**given: Any) -> tuple[MiniLLMRun, PreTrainedModel]:
     def validate(model: PreTrainedModel) -> dict[str, float]:
         return {"rouge_l": -exact_kl(model, teacher)}
 
-    run = MiniLLMRun(student, teacher, Task(PROMPTS, LONGEST, EOS), settings, Execution(32, 64), 0, validate)
+    run = OnPolicyRun(
+        student, teacher, Task(PROMPTS, LONGEST, EOS), MiniLLM(), settings, Execution(32, 64), 0, validate
+    )
     run.train()
     return run, start
 

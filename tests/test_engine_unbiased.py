@@ -31,9 +31,10 @@ from torch import Tensor
 
 from distill.generation.decode import Response
 from distill.models.parts import backbone, head
-from distill.objectives.minillm.losses import Packed, packed_loss, token_losses
+from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.returns import advantages
 from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.losses import Packed, packed_loss, weighted_loss
 from distill.on_policy.rollouts import assemble, micro_batches, response_hidden, score_with_teacher
 from tests.tiny_models import EOS, tiny_model
 
@@ -109,7 +110,7 @@ def expected_gradient(settings: MiniLLMSettings, student: Tensor, teacher: Tenso
         weights=weights,
         teacher_hidden=teacher[ROWS],
     )
-    loss, _ = token_losses(settings, student[ROWS], teacher[ROWS], packed)
+    loss, _ = weighted_loss(MiniLLM(), settings, student[ROWS], teacher[ROWS], packed)
     (gradient,) = torch.autograd.grad(loss, student)
     return gradient
 
@@ -246,12 +247,14 @@ def test_the_whole_chain_is_exact_for_a_transformer(name: str) -> None:
         ended = response[-1] == EOS
         collected.append(Response(list(response), not ended, known, nothing, known, nothing, nothing, hidden))
     score_with_teacher(student, teacher, [prompt] * len(RESPONSES), collected, batch_size=7)
-    collection = assemble([prompt] * len(RESPONSES), collected, settings, LONGEST)
+    collection = assemble([prompt] * len(RESPONSES), collected, settings, MiniLLM(), LONGEST)
     student.zero_grad()
     for row, probability in enumerate(total.detach().exp()):
-        (batch,) = micro_batches(collection, [row], settings, 1, torch.device("cpu"))
+        (batch,) = micro_batches(collection, [row], settings, MiniLLM(), 1, torch.device("cpu"))
         states = response_hidden(student, batch.ids, batch.positions)
-        loss, _ = packed_loss(settings, states, head(student), head(teacher), batch.packed, VOCABULARY, chunk=2)
+        loss, _ = packed_loss(
+            MiniLLM(), settings, states, head(student), head(teacher), batch.packed, VOCABULARY, chunk=2
+        )
         (probability * loss).backward()
     for parameter, gradient in zip(student.parameters(), exact, strict=True):
         assert parameter.grad is not None

@@ -139,16 +139,15 @@ stages:
         },
     )
     Repo.init(str(tmp_path), no_scm=True).close()
-    pipeline = read_pipeline(tmp_path)
-    stages = {stage.name: stage for stage in pipeline}
+    stages = {stage.name: stage for stage in read_pipeline(tmp_path)}
     assert set(stages) == {"exact@tiny", "exact@small", "wrong@tiny-a", "wrong@tiny-b", "shell"}
     assert stages["exact@tiny"].params == (("params.yaml", "students.tiny.lr"),)
     assert stages["exact@small"].outs == ("runs/small/exact",)
     assert stages["wrong@tiny-a"].persisted == ("runs/tiny/a",)
-    assert dependency_faults(stages["exact@tiny"], pipeline, tmp_path) == []
-    assert dependency_faults(stages["wrong@tiny-b"], pipeline, tmp_path) == [
+    assert dependency_faults(stages["exact@tiny"], tmp_path) == []
+    assert dependency_faults(stages["wrong@tiny-b"], tmp_path) == [
         "wrong: add    - distill/data/rows.py",
         "wrong: remove - distill/loss  (it never imports distill/loss/other.py)",
         "wrong: remove - distill/gone.py  (there is no such file)",
     ]
-    assert "must be `python -m stages.<file> ...`" in dependency_faults(stages["shell"], pipeline, tmp_path)[0]
+    assert "must be `python -m stages.<file> ...`" in dependency_faults(stages["shell"], tmp_path)[0]

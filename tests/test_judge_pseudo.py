@@ -13,6 +13,7 @@ from distill.project.errors import DistillError, SettingsError
 from distill.project.settings import parse
 from tests.chat_server import Action, ChatServer, Say, Status, prompt_of, serving
 from tests.scored_project import put, put_rows, read, run
+from tests.tiny_pipeline import methods
 
 INSTRUCTIONS = [f"Say {word}." for word in ("hello", "thanks", "sorry", "yes")]
 
@@ -62,10 +63,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 PARAMS = {
-    "students": {"tiny": {"family": "mine"}},
     "families": {"mine": "rows"},
     "datasets": {},
-    "methods": ["seqkd"],
+    **methods("seqkd", students={"tiny": {"family": "mine"}}),
     "evaluation": {},
 }
 

@@ -108,7 +108,7 @@ def test_dvc_has_judging_stages_for_the_sets_named_and_else_none(tmp_path: Path)
     judging = [stage for stage in stages if "verdicts" in stage.name]
     models = len(params["families"]) + len(params["students"]) * len(params["methods"])
     assert len(judging) == 2 * models
-    assert [fault for stage in judging for fault in dependency_faults(stage, stages, ROOT)] == []
+    assert [fault for stage in judging for fault in dependency_faults(stage, ROOT)] == []
     tracked = {key for stage in judging for _, key in stage.params}
     assert tracked == {"judge.protocol", "judge.budget", "seed"}
     outs = [PurePosixPath(out) for stage in stages for out in stage.outs]

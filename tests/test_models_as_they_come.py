@@ -18,17 +18,19 @@ from distill.generation.decode import sample_responses
 from distill.models.loading import load_model
 from distill.models.parts import head, require_plain_head
 from distill.objectives import kd
+from distill.objectives.minillm.objective import MiniLLM
 from distill.on_policy.rollouts import collect
 from distill.text.tokenizers import learn_bpe
-from stages import base, divergence, evalset, minillm, prepare, pseudo, respond, seqkd, sft
-from stages import kd as kd_stage
+from stages import base, divergence, evalset, prepare, pseudo, respond
 from tests.test_data_prompts import CHAT, tokenizer
 from tests.test_engine_losses import minillm as minillm_settings
 from tests.test_engine_supervised import trained
 from tests.test_pipeline_models import only_pickle
 from tests.test_pipeline_stand_in import refusal, whole_params
 from tests.tiny_models import ARCHITECTURES, EOS, tiny_model
-from tests.tiny_pipeline import MINI, PROFILE, ROOT, edit, in_folder
+from tests.tiny_pipeline import MINI, PROFILE, ROOT, edit, in_folder, set_methods
+from tests.training_stages import kd as kd_stage
+from tests.training_stages import minillm, seqkd, sft
 
 IDS = torch.arange(1, 9)[None]
 
@@ -92,7 +94,7 @@ def test_mixing_and_rewards_are_on_the_shared_ids(architecture: str, ours: int, 
     prompts = [[3], [1, EOS, 2], [9, 8, 7, 6]]
     choice = minillm_settings(rollouts=6, minibatch=6, teacher_mix_alpha=0.4)
     sizes: dict[str, Any] = {"number": 0, "seed": 0, "max_new_tokens": 6, "eos_id": EOS, "batch_size": 4}
-    found = collect(student, teacher, prompts, choice, **sizes)
+    found = collect(student, teacher, prompts, choice, MiniLLM(), **sizes)
     for prompt, response in zip(found.prompts, found.responses, strict=True):
         assert max(response.ids) < 11
         whole = torch.tensor([prompt + response.ids])
@@ -150,7 +152,7 @@ def project(folder: Path, architecture: str, **prompt: Any) -> None:
     shutil.copy(ROOT / "dvc.yaml", folder / "dvc.yaml")
     whole_params(folder)
     edit(folder / "params.yaml", "evaluation.seeds", [10])
-    edit(folder / "params.yaml", "methods", ["seqkd", "minillm"])
+    set_methods(folder, "seqkd", "minillm")
     # As their own are: LLaMA's and OPT's begin a text with BOS, none of these has a token to pad with.
     reader = tokenizer(CHAT, bos=architecture in ("llama", "opt"))
     long = {"n_positions": 256} if architecture == "gpt2" else {"max_position_embeddings": 256}

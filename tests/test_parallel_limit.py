@@ -22,14 +22,17 @@ from transformers import PreTrainedModel
 
 from distill.generation.decode import Mixture, sample_responses
 from distill.objectives import kd
+from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
-from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.loop import Execution, OnPolicyRun, Task
 from distill.parallel.group import end_worker
 from distill.parallel.launch import fitting_micro_batch, relaunch_if_asked, smaller_next_time
 from distill.parallel.processes import ALONE, Processes, joined_processes
 from distill.runs.hardware import HardwareSettings
 from distill.text.examples import Example
-from distill.training.supervised import train_supervised
+from distill.training.objective import with_objective
+from distill.training.settings import SupervisedSettings
+from distill.training.supervised import Lesson, train_supervised
 from tests.import_closure import ROOT
 from tests.tiny_models import EOS, checksum, tiny_model
 
@@ -70,8 +73,8 @@ def minillm(rows: int) -> dict[str, Tensor]:
     """One micro-batch of all rows; decoding takes little, being done in fours."""
     chosen: dict[str, Any] = {"learning_rate": 1e-3, "warmup_steps": 0, "max_steps": 4, "evaluate_every": 4}
     settings = MiniLLMSettings(**chosen, rollouts=rows, minibatch=rows, inner_epochs=4, lm_coef=0.0)
-    run = MiniLLMRun(
-        model(0), model(1), Task(sequences(rows, 200), 8, EOS), settings, Execution(rows, 4), 0, checksum
+    run = OnPolicyRun(
+        model(0), model(1), Task(sequences(rows, 200), 8, EOS), MiniLLM(), settings, Execution(rows, 4), 0, checksum
     )  # fmt: skip
     run.train()
     return run.engine.weights()
@@ -83,10 +86,10 @@ def supervised(
     """KD; `auto` begins with the whole batch."""
     student = model(0)
     examples = [Example(i, ids[:150], [*ids[150:], EOS], "") for i, ids in enumerate(sequences(rows, 200))]
-    settings = kd.ObjectiveSettings(learning_rate=1e-3, batch_size=rows, epochs=4)
+    settings = with_objective(SupervisedSettings, kd)(learning_rate=1e-3, batch_size=rows, epochs=4)
     hardware = HardwareSettings(micro_batch=micro_batch)
     scratch = Path(f"scratch-{rows}-{micro_batch}")
-    train_supervised("test", student, examples, settings, kd, hardware, scratch, 0, model(1), None, processes)
+    train_supervised(student, Lesson("test", examples, settings, kd, 0, model(1)), hardware, scratch, processes)
     return {name: parameter.detach().contiguous() for name, parameter in student.named_parameters()}
 
 

@@ -17,15 +17,18 @@ from transformers import PreTrainedModel
 from distill.generation import decode
 from distill.generation.decode import sample_responses
 from distill.objectives import kd
+from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
 from distill.on_policy import rollouts, update
-from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.loop import Execution, OnPolicyRun, Task
 from distill.parallel import launch
 from distill.parallel.group import EXIT_OUT_OF_MEMORY
 from distill.parallel.launch import HALVINGS, fitting_micro_batch, smaller_next_time
 from distill.runs.hardware import HardwareSettings
 from distill.training import supervised
-from distill.training.supervised import train_supervised
+from distill.training.objective import with_objective
+from distill.training.settings import SupervisedSettings
+from distill.training.supervised import Lesson, train_supervised
 from tests.test_engine_supervised import examples
 from tests.tiny_models import EOS, checksum, tiny_model
 
@@ -49,14 +52,15 @@ def room_for(most: int, compute: Any, sizes: list[int]) -> Any:
     return limited
 
 
-def distilled(micro_batch: int, **given: Any) -> MiniLLMRun:
+def distilled(micro_batch: int, **given: Any) -> OnPolicyRun:
     chosen: dict[str, Any] = {"learning_rate": 1e-2, "warmup_steps": 0, "max_steps": 6, "evaluate_every": 3}
     settings = MiniLLMSettings(**chosen, rollouts=16, minibatch=8, inner_epochs=2, lm_coef=0.1, lm_batch=4, lm_length=6)
     task = Task(PROMPTS, 8, EOS, torch.arange(200) % 11)
-    run = MiniLLMRun(
+    run = OnPolicyRun(
         tiny_model(spread=0.2),
         tiny_model(vocabulary=14, width=24, seed=1),
         task,
+        MiniLLM(),
         settings,
         Execution(micro_batch, 16, **given),
         0,
@@ -131,13 +135,13 @@ def test_decoding_halves_its_batch(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 @pytest.mark.parametrize("wanted", [4, "auto"])
 def test_supervised_training_halves_its_micro_batch(wanted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """KD on 20 rows in batches of 8, whose last is short; only some of the passes fail."""
-    settings = kd.ObjectiveSettings(learning_rate=1e-2, batch_size=8, epochs=2, max_grad_norm=0.05)
+    settings = with_objective(SupervisedSettings, kd)(learning_rate=1e-2, batch_size=8, epochs=2, max_grad_norm=0.05)
 
     def trained(micro_batch: Any) -> tuple[PreTrainedModel, Any]:
         model, teacher = tiny_model(spread=0.2), tiny_model(vocabulary=14, width=24, seed=1)
         hardware = HardwareSettings(micro_batch=micro_batch)
         scratch = Path(f"scratch-{micro_batch}-{len(list(Path().iterdir()))}")
-        curves = train_supervised("test", model, examples(20), settings, kd, hardware, scratch, 0, teacher=teacher)
+        curves = train_supervised(model, Lesson("test", examples(20), settings, kd, 0, teacher), hardware, scratch)
         return model, curves
 
     whole, expected = trained(2)

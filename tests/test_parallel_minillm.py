@@ -22,8 +22,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
-from distill.on_policy.loop import Execution, MiniLLMRun, Task
+from distill.on_policy.loop import Execution, OnPolicyRun, Task
 from distill.on_policy.state import restore, store
 from distill.parallel.processes import ALONE, Processes, joined_processes
 from distill.runs.hardware import HardwareSettings
@@ -41,7 +42,7 @@ class KilledError(Exception):
     """Stands for a signal: nothing of the run runs after it."""
 
 
-def new_run(processes: Processes, stage: str) -> MiniLLMRun:
+def new_run(processes: Processes, stage: str) -> OnPolicyRun:
     chosen: dict[str, Any] = {"learning_rate": 1e-2, "warmup_steps": 2, "schedule": "cosine", "evaluate_every": 3}
     chosen |= {"max_steps": STEPS, "rollouts": 8, "minibatch": 4, "inner_epochs": 2, "teacher_mix_alpha": 0.3}
     chosen |= {"lm_coef": 0.1, "lm_batch": 2, "lm_length": 6, "max_grad_norm": 0.5}
@@ -60,18 +61,18 @@ def new_run(processes: Processes, stage: str) -> MiniLLMRun:
         shard_teacher=stage.startswith("divided"),
     )
     task = Task(PROMPTS, 8, EOS, torch.arange(200) % 11)
-    return MiniLLMRun(student, teacher, task, MiniLLMSettings(**chosen), machine, 0, checksum)
+    return OnPolicyRun(student, teacher, task, MiniLLM(), MiniLLMSettings(**chosen), machine, 0, checksum)
 
 
 def train(
     processes: Processes, stage: str, kill_after: int | None = None, name: str = "whole", states: str | None = None
-) -> MiniLLMRun:
+) -> OnPolicyRun:
     """As the stage does it: restore, train, store every third step; killed after a step."""
     states_of_it = ResumeStore(states or f"{stage}-{name}-{processes.count}", "a")
     run = new_run(processes, stage)
     restore(run, states_of_it)
 
-    def after_step(run: MiniLLMRun) -> None:
+    def after_step(run: OnPolicyRun) -> None:
         if run.step % 3 == 0 and run.step < STEPS:
             store(run, states_of_it)
         if run.step == kill_after:
@@ -81,7 +82,7 @@ def train(
     return run
 
 
-def save(run: MiniLLMRun, name: str) -> None:
+def save(run: OnPolicyRun, name: str) -> None:
     if run.processes.is_first:
         run.student.save_pretrained(name)
         run.curves.write(Path(f"{name}.curves"))
@@ -133,7 +134,7 @@ def require_resumed_is_whole(stage: str) -> None:
     assert all(torch.equal(resumed[name], weights) for name, weights in whole.items()), stage
 
 
-def require_same(run: MiniLLMRun, folder: str) -> None:
+def require_same(run: OnPolicyRun, folder: str) -> None:
     """What was saved loads with transformers alone, and is the student of `run` but for rounding; so are the draws."""
     # A head tied to the embeddings is not in the file: transformers knows where it comes from.
     model = AutoModelForCausalLM.from_pretrained(folder)

@@ -20,7 +20,9 @@ from distill.generation.validation import reference_loss
 from distill.objectives import kd, sft
 from distill.parallel.processes import ALONE, Processes, joined_processes
 from distill.runs.hardware import HardwareSettings
-from distill.training.supervised import Validate, train_supervised
+from distill.training.objective import with_objective
+from distill.training.settings import SupervisedSettings
+from distill.training.supervised import Lesson, Validate, train_supervised
 from tests.test_engine_supervised import examples
 from tests.test_parallel_minillm import in_two_processes
 from tests.tiny_models import tiny_model
@@ -55,7 +57,9 @@ def train(processes: Processes, stage: str, name: str, kill_at: int = 0) -> None
     model = tiny_model("llama", tie_word_embeddings=True, spread=0.2, dtype=precision)
     teacher = tiny_model("llama", vocabulary=14, width=24, seed=1, dtype=precision)
     objective = sft if stage.startswith("sft") else kd
-    settings = objective.ObjectiveSettings(learning_rate=1e-2, batch_size=BATCH, epochs=3, max_grad_norm=0.05)
+    settings = with_objective(SupervisedSettings, objective)(
+        learning_rate=1e-2, batch_size=BATCH, epochs=3, max_grad_norm=0.05
+    )
     hardware = HardwareSettings(
         micro_batch=2,
         save_every=SAVE_EVERY,
@@ -63,19 +67,8 @@ def train(processes: Processes, stage: str, name: str, kill_at: int = 0) -> None
         gradient_checkpointing=stage.startswith("recomputed"),
     )
     scratch = Path(f"scratch-{name}-{stage}")
-    curves = train_supervised(
-        "test",
-        model,
-        examples(ROWS),
-        settings,
-        objective,
-        hardware,
-        scratch,
-        0,
-        teacher,
-        validation(processes, kill_at),
-        processes,
-    )
+    lesson = Lesson("test", examples(ROWS), settings, objective, 0, teacher, validation(processes, kill_at))
+    curves = train_supervised(model, lesson, hardware, scratch, processes)
     if processes.is_first:
         model.save_pretrained(f"{name}-{stage}")
         curves.write(Path(f"{name}-{stage}.curves"))

@@ -17,10 +17,11 @@ from commands.adopt_recipe import SIZES, Adoption, profile_text, size_of
 from distill.project.references import Reference
 from distill.project.settings import read_yaml
 from distill.text.tokenizers import learn_bpe
-from stages import base, evalset, prepare, sft
+from stages import base, evalset, prepare
 from tests.test_data_prompts import CHAT, tokenizer
 from tests.tiny_models import tiny_model
 from tests.tiny_pipeline import ROOT, Stage, edit, in_folder
+from tests.training_stages import sft
 
 ROWS = [{"instruction": f"Say {i}.", "input": "now" * (i % 2), "output": f"{i} it is."} for i in range(60)]
 SENTENCE = ("--name", "mine", "--teacher", "teacher", "--student", "student", "--data", "my.jsonl")

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from distill.models.loading import load_model
 from distill.project.files import read_json, read_jsonl
 from distill.text.tokenizers import load_tokenizer
-from stages import minillm, sft
 from tests.tiny_pipeline import MINI, SMALL, edit, in_folder
+from tests.training_stages import minillm, sft
 
 pytest_plugins = ["tests.stage_fixtures"]
 

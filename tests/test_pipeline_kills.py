@@ -139,7 +139,7 @@ def test_a_full_disk(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -
     root = Path(shutil.copytree(built(tmp_path_factory), tmp_path / "repository"))
     shutil.rmtree(root / "runs/small/sft")
     (root / ".resume").mkdir(exist_ok=True)
-    small = "mount -t tmpfs -o size=100k none .resume && exec python -m stages.sft small sft"
+    small = "mount -t tmpfs -o size=100k none .resume && exec python -m stages.on_rows small sft sft.py base"
     ran = subprocess.run(
         [*room, "sh", "-c", small], cwd=root, env=environment(), capture_output=True, text=True, check=False
     )

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from distill.models.loading import load_model
 from distill.text.tokenizers import load_tokenizer
-from stages import base, evalset, kd, minillm, respond, sft
+from stages import base, evalset, respond
 from tests.test_pipeline_stand_in import given, refusal
 from tests.tiny_models import opened_models
 from tests.tiny_pipeline import MINI, ROOT, SMALL, Stage, edit, in_folder
+from tests.training_stages import kd, minillm, sft
 
 pytest_plugins = ["tests.stage_fixtures"]
 

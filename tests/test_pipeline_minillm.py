@@ -10,8 +10,8 @@ import pytest
 
 from distill.on_policy import pair, process_memory
 from distill.runs import resume
-from stages import minillm
 from tests.tiny_pipeline import MINI, SMALL, edit, in_folder
+from tests.training_stages import minillm
 
 pytest_plugins = ["tests.stage_fixtures"]
 

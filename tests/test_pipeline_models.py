@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from distill.text.tokenizers import learn_bpe
-from stages import base, divergence, kd, minillm, pseudo, respond, sft
+from stages import base, divergence, pseudo, respond
 from tests.tiny_pipeline import DELETED, MINI, SMALL, edit, in_folder
+from tests.training_stages import kd, minillm, sft
 
 pytest_plugins = ["tests.stage_fixtures"]
 

@@ -21,7 +21,9 @@ pytest_plugins = ["tests.stage_fixtures"]
 
 def distilled(project: Path) -> tuple[bytes, dict[str, list[list[float]]]]:
     """The weights that MiniLLM's stage comes to, and its curves."""
-    process = start(project, sys.executable, "-m", "stages.minillm", "small", "minillm", PYTHONPATH=str(ROOT))
+    process = start(
+        project, sys.executable, "-m", "stages.on_own_samples", "small", "minillm", "minillm", PYTHONPATH=str(ROOT)
+    )
     said = process.communicate(timeout=400)[0]
     assert process.returncode == 0, said
     made = project / "runs/small/minillm"
@@ -99,7 +101,18 @@ def long(project: Path) -> Path:
 
 def sft(root: Path, **variables: str) -> str:
     """What a whole run says."""
-    process = start(root, sys.executable, "-m", "stages.sft", "small", "sft", PYTHONPATH=str(ROOT), **variables)
+    process = start(
+        root,
+        sys.executable,
+        "-m",
+        "stages.on_rows",
+        "small",
+        "sft",
+        "sft.py",
+        "base",
+        PYTHONPATH=str(ROOT),
+        **variables,
+    )
     said = process.communicate(timeout=400)[0]
     assert process.returncode == 0, said
     return said
@@ -107,7 +120,9 @@ def sft(root: Path, **variables: str) -> str:
 
 def killed(root: Path, step: int, whom: str) -> str:
     """What a run says of which the launcher, or one process, is killed after `step` updates."""
-    process = start(root, sys.executable, "-m", "stages.sft", "small", "sft", PYTHONPATH=str(ROOT))
+    process = start(
+        root, sys.executable, "-m", "stages.on_rows", "small", "sft", "sft.py", "base", PYTHONPATH=str(ROOT)
+    )
     note = root / ".resume/progress/sft@small.json"
     wait_for(lambda: note.exists() and json.loads(note.read_text())["step"] >= step, seconds=200)
     workers = psutil.Process(process.pid).children()
@@ -163,7 +178,9 @@ def test_another_clone_on_another_host_is_named_before_anything_is_trained(long:
         edit(root / MINI, "hardware.processes", 1)
         edit(root / MINI, "hardware.hostfile", "hosts.txt")
     path = f"{bin_folder}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    process = start(long, sys.executable, "-m", "stages.sft", "small", "sft", PYTHONPATH=str(ROOT), PATH=path)
+    process = start(
+        long, sys.executable, "-m", "stages.on_rows", "small", "sft", "sft.py", "base", PYTHONPATH=str(ROOT), PATH=path
+    )
     (said,) = process.communicate(timeout=200)[0].splitlines()
     assert process.returncode == 2
     assert said.startswith("error: process 1 on ") and " in data/mini/valid.parquet; bring both clones" in said
@@ -195,7 +212,9 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_the_rows_of_all(
     weights = load_file(file)
     weights["transformer.wpe.weight"][longest - 1] = float("nan")
     save_file(weights, file, {"format": "pt"})
-    process = start(long, sys.executable, "-m", "stages.sft", "small", "sft", PYTHONPATH=str(ROOT))
+    process = start(
+        long, sys.executable, "-m", "stages.on_rows", "small", "sft", "sft.py", "base", PYTHONPATH=str(ROOT)
+    )
     said = process.communicate(timeout=200)[0]
     assert process.returncode == 2
     assert said.count("error: step ") == 1 and "the loss is nan; lower `learning_rate`" in said

@@ -27,12 +27,13 @@ from distill.runs.hardware import HardwareSettings
 from distill.runs.resume import ResumeStore, State, is_intact, seal
 from distill.runs.stopping import stop_after_step
 from distill.text.examples import Example
-from distill.training.supervised import train_supervised
+from distill.training.settings import SupervisedSettings
+from distill.training.supervised import Lesson, train_supervised
 from stages.experiment import read_experiment
-from tests.tiny_pipeline import PROFILE, ROOT, TABLE, edit
+from tests.tiny_pipeline import PROFILE, ROOT, edit, write_table
 
 STEPS_AN_EPOCH, EPOCHS = 6, 3
-SETTINGS = sft.ObjectiveSettings(learning_rate=1e-2, batch_size=4, epochs=EPOCHS)
+SETTINGS = SupervisedSettings(learning_rate=1e-2, batch_size=4, epochs=EPOCHS)
 HARDWARE = HardwareSettings(micro_batch=2, save_every=4)
 
 Weights = dict[str, Tensor]
@@ -70,7 +71,7 @@ def train(scratch: Path, validated: bool = True) -> tuple[Weights, dict[str, lis
     """Train, or go on training; the weights and curves."""
     model = small_model()
     check = validate if validated else None
-    curves = train_supervised("test", model, examples(), SETTINGS, sft, HARDWARE, scratch, 0, validate=check)
+    curves = train_supervised(model, Lesson("test", examples(), SETTINGS, sft, 0, validate=check), HARDWARE, scratch)
     return {name: parameter.detach() for name, parameter in model.named_parameters()}, curves.state()
 
 
@@ -314,8 +315,7 @@ def test_a_state_belongs_to_settings_inputs_and_code(folder: Path) -> None:
     (folder / "profiles").mkdir()
     (folder / "profiles/mini.yaml").write_text(PROFILE)
     shutil.copy(ROOT / "params.yaml", folder)
-    for place, value in TABLE.items():
-        edit(folder / "params.yaml", place, value)
+    write_table(folder)
     (folder / "distill").mkdir()
     (folder / "distill/losses.py").write_text("loss = 1\n")
     (folder / "input").write_text("rows")

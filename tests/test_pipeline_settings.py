@@ -14,7 +14,7 @@ import pytest
 from commands import check
 from distill.project.errors import run_stage
 from stages import evalset, prepare, results
-from tests.tiny_pipeline import DELETED, PROFILE, ROOT, TABLE, edit, environment
+from tests.tiny_pipeline import DELETED, PROFILE, ROOT, edit, environment, set_methods, write_table
 
 PARAMS = Path("params.yaml")
 MINI = Path("profiles/mini.yaml")
@@ -28,8 +28,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / folder).mkdir(parents=True)
     for file in ("params.yaml", "dvc.yaml", "evalsets/toy_id.yaml", "labelsets/toy_whether.yaml", "judge/prompt.txt"):
         shutil.copy(ROOT / file, tmp_path / file)
-    for place, value in TABLE.items():
-        edit(tmp_path / PARAMS, place, value)
+    write_table(tmp_path)
     (tmp_path / MINI).write_text(PROFILE)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -92,7 +91,12 @@ FAULTS: list[tuple[Path, str, Any, str]] = [
     (PARAMS, "evaluation.seeds", [], "at least 1 item"),
     (PARAMS, "seed", "first", "valid integer"),
     # missing
-    (MINI, f"{SMALL}.sft", DELETED, "recipe.students.small.sft is missing; add it"),
+    (
+        MINI,
+        f"{SMALL}.sft",
+        DELETED,
+        "recipe.students.small has no section `sft`, which the methods of params.yaml name",
+    ),
     (MINI, "recipe.prompt.max_prompt_tokens", DELETED, "max_prompt_tokens is missing; add it"),
     (MINI, "recipe.data.rows.student", DELETED, "recipe.data.rows.student is missing, and DVC watches it; write it"),
     (PARAMS, "evaluation.sampling", DELETED, "evaluation.sampling is missing, and DVC watches it; write it"),
@@ -103,7 +107,9 @@ FAULTS: list[tuple[Path, str, Any, str]] = [
     (PARAMS, "students.large", {"family": "mini"}, "student `large` has no recipe in profiles/mini.yaml; add"),
     (PARAMS, "students.small.family", "giant", "names family `giant`; the families are: mini"),
     (PARAMS, "families.giant", "distill/world", "family `giant` has no profile profiles/giant.yaml; write it or"),
-    (PARAMS, "methods", ["sft", "dpo"], "method `dpo` has no stage in dvc.yaml; add its block or use one of: sft, kd"),
+    (PARAMS, "methods", ["sft", "kd"], "each method names its students: write `sft: *students` for `- sft`"),
+    (PARAMS, "methods.kd", {}, "method `kd` must name the rows of all students; write `kd: *students`"),
+    (PARAMS, "trained", {}, "`trained` must be the rows of `methods`; write `methods: &methods`, `trained: *methods`"),
     (
         PARAMS,
         "datasets.trivia",
@@ -137,7 +143,7 @@ def test_all_faults_are_told_at_once(project: Path, refused: Refused) -> None:
     }.items():
         edit(project / MINI, place, value)
     edit(project / PARAMS, "evaluation.sampling.top_p", 2)
-    edit(project / PARAMS, "methods", ["sft", "dpo"])
+    set_methods(project, "sft", "dpo")
     edit(project / "evalsets/toy_id.yaml", "licence", DELETED)
     message = refused(check.main)
     for place in (

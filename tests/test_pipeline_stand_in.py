@@ -17,9 +17,21 @@ from distill.models.lora import add_adapter, save_adapter
 from distill.models.settings import LoraSettings
 from distill.project.settings import read_yaml
 from distill.text.tokenizers import learn_bpe, load_tokenizer
-from stages import base, evalset, kd, minillm, prepare, pseudo, respond, seqkd, sft
+from stages import base, evalset, prepare, pseudo, respond
 from tests.tiny_models import tiny_model
-from tests.tiny_pipeline import DELETED, MINI, ROOT, SMALL, TABLE, Stage, edit, in_folder, write_settings
+from tests.tiny_pipeline import (
+    DELETED,
+    MINI,
+    ROOT,
+    SMALL,
+    Stage,
+    edit,
+    in_folder,
+    set_methods,
+    write_settings,
+    write_table,
+)
+from tests.training_stages import kd, minillm, seqkd, sft
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +208,7 @@ def whole_params(project: Path) -> None:
     shutil.copy(ROOT / "params.yaml", project / "params.yaml")
     for folder in ("labelsets", "judge"):
         shutil.copytree(ROOT / folder, project / folder)
-    for place, value in TABLE.items():
-        edit(project / "params.yaml", place, value)
+    write_table(project)
 
 
 def test_the_released_checkpoints_profile_runs_on_local_folders(project: Path, stage: Stage) -> None:
@@ -221,7 +232,7 @@ def test_the_released_checkpoints_profile_runs_on_local_folders(project: Path, s
     edit(profile, "recipe.prompt.max_response_tokens", 16)
     edit(project / "params.yaml", "students", {"released-120M": {"family": "gpt2_released"}})
     edit(project / "params.yaml", "families", {"gpt2_released": "distill/world"})
-    edit(project / "params.yaml", "methods", ["sft", "kd", "seqkd", "minillm"])
+    set_methods(project, "sft", "kd", "seqkd", "minillm")
     stage(check.main)
     stage(prepare.main, "gpt2_released")
     stage(base.main, "gpt2_released")

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CLOSE = 0.15
 
 GPT2 = shape_of({"model_type": "gpt2", "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": 32})
-RUN = PlannedRun("sft", GPT2, None, batch=4, prompt=6, response=10)
+RUN = PlannedRun("rows", GPT2, None, batch=4, prompt=6, response=10)
 
 
 @pytest.mark.slow
@@ -48,7 +48,7 @@ def test_a_small_run_adds_up_by_hand() -> None:
 
 
 def test_what_a_gpu_holds_is_apart_from_what_the_cpu_holds() -> None:
-    run = PlannedRun("minillm", GPT2, GPT2, 4, 6, 10, rollouts=8)
+    run = PlannedRun("own samples", GPT2, GPT2, 4, 6, 10, rollouts=8)
     device, host = estimate(run, Placement("cuda")).device, estimate(run, Placement("cuda")).host
     assert "libraries" in host and "best weights so far" in host and all("teacher" in held for held in device.values())
     away = estimate(run, Placement("cuda", teacher_offload=True))
@@ -82,7 +82,7 @@ def test_every_remedy_helps() -> None:
     student, teacher = known_shape("openai-community/gpt2"), known_shape("openai-community/gpt2-xl")
     assert student is not None and teacher is not None
     run = PlannedRun(
-        "minillm", student, teacher, 64, 256, 256, rollouts=256, plain_text=(64, 512), plain_text_teacher=True
+        "own samples", student, teacher, 64, 256, 256, rollouts=256, plain_text=(64, 512), plain_text_teacher=True
     )
     before = total(run, decode_batch=128)
     assert before.moment == "rollouts"

@@ -100,7 +100,7 @@ def test_nothing_else_is_replaced(project: Path) -> None:
     assert done.returncode == 2 and done.stderr == (
         "error: stages exists and is no earlier export; name a new folder with --to\n"
     )
-    assert (project / "stages/sft.py").is_file()
+    assert (project / "stages/on_rows.py").is_file()
 
 
 def test_what_is_not_built_is_named(project: Path, tmp_path: Path) -> None:

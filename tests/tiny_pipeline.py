@@ -1,7 +1,7 @@
 """The project's own pipeline, shrunk: a clone whose whole `dvc repro` takes half a minute.
 
-Code, stages and graph are the repository's; only the settings are smaller and the blocks of four methods are
-left out, because importing torch for each stage is what takes the time.
+Code, stages and graph are the repository's; only the settings are smaller and few methods are named, because
+importing torch for each stage is what takes the time.
 """
 
 from __future__ import annotations
@@ -25,14 +25,30 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FOLDERS = ("distill", "stages", "commands", "flows", "evalsets", "labelsets", "judge")
 FILES = (".dvcignore", ".gitignore", ".dvc/config", ".dvc/.gitignore", "dvc.yaml", "params.yaml")
-LEFT_OUT = ("pseudo", "kd", "seqkd", "seqkd_multi", "single_step")
+LEFT_OUT = ("pseudo",)
 
+STUDENTS = {"small": {"family": "mini"}}
+
+
+def methods(*names: str, students: dict[str, dict[str, str]] = STUDENTS) -> dict[str, Any]:
+    """`students`, `methods` and `trained` of params.yaml: one object, so that YAML writes aliases."""
+    rows = dict.fromkeys(names, students)
+    return {"students": students, "methods": rows, "trained": rows}
+
+
+def set_methods(root: Path, *names: str) -> None:
+    """Have the small pipeline in `root` train and evaluate these methods."""
+    yaml, path = YAML(), root / "params.yaml"
+    content = yaml.load(path)
+    content |= methods(*names, students=content["students"])
+    yaml.dump(content, path)
+
+
+METHODS = ("sft", "minillm")
 TABLE = {
-    "students": {"small": {"family": "mini"}},
     "families": {"mini": "distill/world"},
     "datasets": {"toy_id": "data/mini/tests/toy_id.jsonl"},
     "calibration": {"toy_whether": "distill/world"},
-    "methods": ["sft", "minillm"],
     "evaluation.seeds": [10, 20],
 }
 PROFILE = """\
@@ -74,6 +90,13 @@ MINI = Path("profiles/mini.yaml")
 SMALL = "recipe.students.small"
 
 
+def write_table(root: Path) -> None:
+    """The small pipeline's rows in place of those of the params.yaml in `root`."""
+    for place, value in {"students": STUDENTS, **TABLE}.items():
+        edit(root / "params.yaml", place, value)
+    set_methods(root, *METHODS)
+
+
 def make(root: Path, left_out: Sequence[str] = LEFT_OUT) -> Path:
     """Write a clone into the new folder `root`, as a git and DVC repository with one commit."""
     for folder in FOLDERS:
@@ -81,8 +104,7 @@ def make(root: Path, left_out: Sequence[str] = LEFT_OUT) -> Path:
     for file in FILES:
         (root / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, root / file)
-    for place, value in TABLE.items():
-        edit(root / "params.yaml", place, value)
+    write_table(root)
     (root / "profiles").mkdir()
     (root / "profiles/mini.yaml").write_text(PROFILE)
     for block in left_out:
@@ -208,7 +230,7 @@ def write_settings(root: Path) -> None:
     (root / "profiles").mkdir()
     (root / "distill/world").mkdir(parents=True)
     (root / MINI).write_text(PROFILE)
-    table = {**TABLE, "seed": 0, "evaluation": {"seeds": [10], "sampling": {"temperature": 1.0}}}
+    table = {**methods(*METHODS), **TABLE, "seed": 0, "evaluation": {"seeds": [10], "sampling": {"temperature": 1.0}}}
     del table["evaluation.seeds"]
     (root / "params.yaml").write_text(json.dumps(table))
 

@@ -1,5 +1,5 @@
-"""Word-level KD: (1 - k) * cross-entropy + k * KL(p || q) on the data's responses (Hinton et al. 2015,
-Sanh et al. 2019; k = 0.5 in the paper). p: teacher, q: student.
+"""Word-level KD: (1 - k) * cross-entropy + k * KL(p || q) (Hinton et al. 2015, Sanh et al. 2019; k = 0.5 in the
+MiniLLM paper). p: teacher, q: student. With k = 1 it is forward KL alone.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from distill.training.settings import SupervisedSettings
+from distill.project.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NEEDS_TEACHER = True
+LABEL = "KD"
 
 
-class ObjectiveSettings(SupervisedSettings):
+class ObjectiveSettings(Settings):
     """KD's mixing ratio."""
 
     kd_ratio: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -24,7 +25,7 @@ class ObjectiveSettings(SupervisedSettings):
 
 
 def token_losses(
-    settings: ObjectiveSettings, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor
+    settings: ObjectiveSettings, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor, progress: float
 ) -> Tensor:
     """Mixed loss of each token, [N]; logits are [N, V] over the shared vocabulary, labels [N]."""
     assert teacher_logits is not None  # NEEDS_TEACHER

@@ -26,7 +26,8 @@ from distill.project.errors import DivergedError
 from distill.runs.curves import Curves
 
 if TYPE_CHECKING:
-    from distill.objectives.minillm.settings import MiniLLMSettings
+    from distill.on_policy.objective import OwnSampleObjective
+    from distill.on_policy.settings import OnPolicySettings
 
 KL_TIMES, KL_NATS = 2.0, 1.0
 SHORTEST, SHORTER, FARTHER = 0.25, 0.6, 1.2
@@ -60,15 +61,10 @@ def symptom(curves: Curves, steps_per_collection: int) -> str | None:
     return None
 
 
-def remedy(settings: MiniLLMSettings) -> str:
-    """What to change, as the end of a sentence: parts that are off come first."""
-    off = {
-        "`whiten: tokens`": settings.policy_gradient and settings.whiten == "none",
-        "`length_norm: true`": settings.policy_gradient and not settings.length_norm,
-        "`single_step: true`": not settings.single_step,
-    }
-    advice = [f"set {name}" for name, missing in off.items() if missing]
-    return ", ".join([*advice, f"lower `learning_rate` (now {settings.learning_rate:g}) or raise `warmup_steps`"])
+def remedy(settings: OnPolicySettings, objective: OwnSampleObjective) -> str:
+    """What to change, as the end of a sentence: the formula's own remedies come first."""
+    rate = f"lower `learning_rate` (now {settings.learning_rate:g}) or raise `warmup_steps`"
+    return ", ".join([*objective.remedies(settings), rate])
 
 
 def rows(collection: Collection, chosen: Sequence[int]) -> list[dict[str, Any]]:

@@ -1,11 +1,11 @@
-"""The MiniLLM training loop: Algorithm 1 of the paper.
+"""The training loop on own samples: Algorithm 1 of MiniLLM's paper, for any objective.
 
     repeat
         collect S = {(x, y)}, y ~ alpha p + (1 - alpha) q          `collect`
         for each inner epoch, for each mini-batch of S
-            theta <- theta - eta * grad [L_long + L_single + lm_coef * L_PT]
+            theta <- theta - eta * grad [L_objective + lm_coef * L_PT]
 
-How it differs from the paper: what `MiniLLMSettings` lists, each a setting. How it differs from the authors'
+How it differs from the paper: as the settings list, one by one. How it differs from the authors'
 code: nothing the decode knew is computed again, prompts are never padded in updates, and every random number
 is keyed by (seed, purpose, step, example), so that a stopped run goes on to the same bytes.
 """
@@ -25,14 +25,13 @@ from transformers import PreTrainedModel
 
 from distill.models.lora import trainable
 from distill.models.parts import require_plain_head, shared_vocabulary
-from distill.objectives.minillm.losses import METRICS
 from distill.on_policy import collapse
 from distill.on_policy.divided import DividedTeacher
 from distill.on_policy.ledger import CostLedger
 from distill.on_policy.plaintext import draw_sequences
 from distill.on_policy.rollouts import Collection, collect, micro_batches, require_agreement
 from distill.on_policy.schedule import learning_rate
-from distill.on_policy.update import RestingTeacher, UpdateLoss, checkpointed
+from distill.on_policy.update import OffloadedTeacher, UpdateLoss, checkpointed
 from distill.parallel.engine import AdamWSettings, Engine, PlainEngine
 from distill.parallel.processes import ALONE, Processes
 from distill.project.errors import DivergedError, TrainingError
@@ -41,7 +40,8 @@ from distill.runs.curves import Curves
 from distill.runs.out_of_memory import Fitting
 
 if TYPE_CHECKING:
-    from distill.objectives.minillm.settings import MiniLLMSettings
+    from distill.on_policy.objective import OwnSampleObjective
+    from distill.on_policy.settings import OnPolicySettings
     from distill.runs.hardware import HardwareSettings
 
 
@@ -54,6 +54,8 @@ class Task:
     eos_id: int
     plain_text: Tensor | None = None
     """Token stream of D_PT; needed when `lm_coef` > 0."""
+    responses: Sequence[list[int]] = ()
+    """The data's responses to the prompts; needed when `own_share` < 1."""
 
 
 @dataclass(frozen=True)
@@ -79,28 +81,33 @@ class Execution:
 Validate = Callable[[PreTrainedModel], dict[str, float]]
 
 
-class MiniLLMRun:
-    """One run: the state of Algorithm 1 and its steps. `student` is trained in place."""
+class OnPolicyRun:
+    """One run: its state and its steps. `student` is trained in place."""
 
     def __init__(
         self,
         student: PreTrainedModel,
         teacher: PreTrainedModel,
         task: Task,
-        settings: MiniLLMSettings,
+        objective: OwnSampleObjective,
+        settings: OnPolicySettings,
         machine: Execution,
         seed: int,
         validate: Validate,
         on_collapse: collapse.OnCollapse = collapse.stop,
     ) -> None:
-        """`validate` scores the student; its `rouge_l` chooses the checkpoint that is kept. `on_collapse` is
-        called with each collection that shows the student collapsed, and may raise.
+        """`settings` are those of training on own samples and of the objective's formula together.
+
+        `validate` scores the student; its `rouge_l` chooses the checkpoint that is kept. `on_collapse` is called with
+        each collection that shows the student collapsed, and may raise.
 
         Raises: ModelError when one of the models cannot be taken as backbone and head; TrainingError when
         there is nothing to train on.
         """
         if not task.prompts:
             raise TrainingError("there is no prompt to sample responses for; check the prepared training data")
+        if settings.needs_rows and len(task.responses) != len(task.prompts):
+            raise TrainingError("`own_share` under 1 needs the data's response to each prompt; set `own_share: 1`")
         if settings.lm_coef and task.plain_text is None:
             raise TrainingError("`lm_coef` > 0 needs plain text; give `recipe.data.corpus` or set `lm_coef: 0`")
         if (machine.offload_teacher or machine.shard_teacher) and settings.lm_coef and settings.lm_kd_ratio:
@@ -111,10 +118,11 @@ class MiniLLMRun:
         # No dropout in the student: the ratio must be 1 before the first update.
         self.student, self.teacher = student.eval(), teacher.eval().requires_grad_(False)
         self.task, self.settings, self.machine, self.seed = task, settings, machine, seed
+        self.objective = objective
         self.validate, self.on_collapse = validate, on_collapse
         self.vocabulary = shared_vocabulary(student, teacher)
         self.processes = machine.processes
-        self.resting = RestingTeacher(teacher) if machine.offload_teacher else None
+        self.offloaded = OffloadedTeacher(teacher) if machine.offload_teacher else None
         shared = machine.shard_teacher and self.processes.count > 1
         self.divided = DividedTeacher(teacher, self.processes) if shared else None
         self.engine = self._engine()
@@ -132,8 +140,10 @@ class MiniLLMRun:
             UpdateLoss,
             teacher=self.teacher,
             settings=recipe,
+            objective=self.objective,
             vocabulary=self.vocabulary,
-            teacher_head=self.resting.head if self.resting else None,
+            progress=lambda: self.step / recipe.max_steps,
+            teacher_head=self.offloaded.head if self.offloaded else None,
         )
         if machine.zero is None:
             return PlainEngine(self.student, losses(self.student), settings, machine.processes)
@@ -141,7 +151,7 @@ class MiniLLMRun:
 
         return ZeroEngine(self.student, losses, settings, machine.zero, machine.processes)
 
-    def train(self, after_step: Callable[[MiniLLMRun], None] | None = None) -> None:
+    def train(self, after_step: Callable[[OnPolicyRun], None] | None = None) -> None:
         """Run Algorithm 1 from where the state stands; the student ends with its best weights."""
         if self.step == 0:
             self._validate()
@@ -171,7 +181,7 @@ class MiniLLMRun:
                 parameter.data = now[name]
 
     def _collect(self) -> None:
-        with self.resting.awake() if self.resting else nullcontext():
+        with self.offloaded.loaded() if self.offloaded else nullcontext():
             self._sample()
 
     def _sample(self) -> None:
@@ -182,6 +192,8 @@ class MiniLLMRun:
                 self.teacher,
                 self.task.prompts,
                 self.settings,
+                self.objective,
+                data=self.task.responses,
                 number=number,
                 seed=self.seed,
                 max_new_tokens=self.task.max_new_tokens,
@@ -192,16 +204,18 @@ class MiniLLMRun:
             )
         counts = self.collection.decode_counts(self.machine.decode_batch)
         tokens, mixed = counts["tokens"], self.settings.teacher_mix_alpha > 0
+        read = self.collection.read_tokens
         self.ledger.count(
             "collect",
             **counts,
             student_decode=tokens,
+            student_forward=read,
             teacher_decode=tokens if mixed else 0,
-            teacher_forward=0 if mixed else tokens,
+            teacher_forward=read + (0 if mixed else tokens),
         )
         if number == 0:
             few = range(min(4, self.settings.rollouts))
-            (batch,) = micro_batches(self.collection, few, self.settings, len(few), self.student.device)
+            (batch,) = micro_batches(self.collection, few, self.settings, self.objective, len(few), self.student.device)
             with self.ledger.timed("check"), self.engine.whole():
                 require_agreement(self.student, self.teacher, batch, self.vocabulary)
             self.ledger.count("check", tokens=len(batch.packed.tokens), positions=batch.real, padded=batch.ids.numel())
@@ -219,7 +233,7 @@ class MiniLLMRun:
         return order[index * settings.minibatch : (index + 1) * settings.minibatch]
 
     def _update(self, chosen: list[int]) -> None:
-        """One optimiser step on L_long + L_single + lm_coef * L_PT."""
+        """One optimiser step on the objective's loss + lm_coef * L_PT."""
         rate = learning_rate(self.settings, self.step)
         gradients = partial(self._gradients, chosen)
         if self.engine.is_divided:  # a pass that fails in one process leaves the others waiting
@@ -231,10 +245,10 @@ class MiniLLMRun:
         with self.ledger.timed("update"):
             loss, plain, *metrics = self.processes.sum(totals).tolist()
             norm = self.engine.step(rate, partial(self._require_finite, loss + plain, chosen))
-        values = dict(zip(METRICS, metrics, strict=True))
-        values.pop("reverse_kl")  # the curve of that name is of fresh rollouts
+        values = dict(zip(self.objective.metrics, metrics, strict=True))
+        values.pop("reverse_kl", None)  # the curve of that name is of fresh rollouts
         if self.settings.normalise == "sequences":  # what describes a token stays a mean over tokens
-            values |= {name: values[name] * len(chosen) / known[0] for name in ("clipped", "entropy")}
+            values |= {name: values[name] * len(chosen) / known[0] for name in ("clipped", "entropy") if name in values}
         if self.settings.lm_coef:
             values["plain_text"] = plain / self.settings.lm_coef
         self.curves.add(self.step, learning_rate=rate, grad_norm=norm, loss=loss + plain, **values)
@@ -244,16 +258,18 @@ class MiniLLMRun:
     def _gradients(self, chosen: list[int], size: int) -> tuple[Tensor, Tensor]:
         """Accumulate this process's gradients.
 
-        What is returned adds up over processes: [loss, L_PT's part, *METRICS], and [tokens, real positions,
+        What is returned adds up over processes: [loss, L_PT's part, *metrics], and [tokens, real positions,
         positions, plain-text tokens].
         """
         assert self.collection is not None
         device = self.student.device
-        totals = torch.zeros(2 + len(METRICS), device=device)
+        totals = torch.zeros(2 + len(self.objective.metrics), device=device)
         counts = torch.zeros(4, dtype=torch.long)
         trained, backward = self.engine.trained, self.engine.backward
         with self.ledger.timed("update"), checkpointed(trained, self.machine.gradient_checkpointing):
-            for batch in micro_batches(self.collection, chosen, self.settings, size, device, self.processes):
+            for batch in micro_batches(
+                self.collection, chosen, self.settings, self.objective, size, device, self.processes
+            ):
                 loss, metrics = trained(batch)
                 backward(loss)
                 totals += torch.cat([loss.detach()[None], loss.new_zeros(1), metrics])
@@ -296,7 +312,7 @@ class MiniLLMRun:
     def _diverged(self, symptom: str, chosen: Sequence[int]) -> DivergedError:
         assert self.collection is not None
         return DivergedError(
-            f"step {self.step}: {symptom}; {collapse.remedy(self.settings)}",
+            f"step {self.step}: {symptom}; {collapse.remedy(self.settings, self.objective)}",
             collapse.rows(self.collection, chosen),
         )
 

@@ -1,4 +1,4 @@
-"""The student and the teacher of a MiniLLM run; where both are adapters of one base, its weights are loaded once."""
+"""The student and the teacher of a run on own samples; the base of two adapters is loaded once."""
 
 from __future__ import annotations
 

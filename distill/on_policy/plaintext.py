@@ -16,7 +16,7 @@ from distill.models.parts import backbone, head, precise, shared_vocabulary
 from distill.project.randomness import rng
 
 if TYPE_CHECKING:
-    from distill.objectives.minillm.settings import MiniLLMSettings
+    from distill.on_policy.settings import OnPolicySettings
 
 
 def token_stream(documents: Sequence[list[int]], eos_id: int) -> Tensor:
@@ -32,7 +32,7 @@ def draw_sequences(stream: Tensor, count: int, length: int, seed: int, step: int
 
 
 def plaintext_loss(
-    student: PreTrainedModel, teacher: PreTrainedModel, ids: Tensor, settings: MiniLLMSettings
+    student: PreTrainedModel, teacher: PreTrainedModel, ids: Tensor, settings: OnPolicySettings
 ) -> Tensor:
     """L_PT of windows `ids` [B, L], a mean over predicted tokens; the teacher runs only when `lm_kd_ratio` > 0."""
     logits = head(student)(backbone(student)(input_ids=ids, use_cache=False).last_hidden_state[:, :-1])

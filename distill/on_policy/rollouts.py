@@ -1,4 +1,7 @@
-"""Collecting rollouts (Algorithm 1, first lines) and packing them into micro-batches.
+"""Collecting responses to train on (Algorithm 1, first lines) and packing them into micro-batches.
+
+A response is sampled from the student or from its mixture with the teacher, or, for a share of the prompts, it is the
+data's own.
 
 The decode already knows both models' log-probabilities, KL(q||p) and the teacher's hidden states, so nothing is
 scored again. That reuse is only right while the decode agrees with a teacher-forced pass; `require_agreement`
@@ -17,14 +20,14 @@ from transformers import PreTrainedModel
 
 from distill.generation.decode import Mixture, Response, sample_responses, similar_lengths
 from distill.models.parts import backbone, head, precise, shared_vocabulary
-from distill.objectives.minillm.losses import Packed
-from distill.objectives.minillm.returns import advantages, whitened
+from distill.on_policy.losses import Packed
 from distill.parallel.processes import ALONE, Processes
 from distill.project.errors import TrainingError
-from distill.project.randomness import key, permutation
+from distill.project.randomness import key, permutation, rng
 
 if TYPE_CHECKING:
-    from distill.objectives.minillm.settings import MiniLLMSettings
+    from distill.on_policy.objective import OwnSampleObjective
+    from distill.on_policy.settings import OnPolicySettings
 
 # Largest difference in log-probability between decode and teacher-forced pass: rounding, not a wrong mask.
 AGREEMENT = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
@@ -38,27 +41,38 @@ class Collection:
     responses: list[Response]
     advantages: Tensor
     mask: Tensor
+    sampled: Tensor
+    """[R], whether each response was sampled; the others are the data's."""
 
     def metrics(self) -> dict[str, float]:
-        """What a person watches: reverse KL a token, response length, share cut at the limit."""
-        tokens = sum(len(r.ids) for r in self.responses)
+        """What a person watches: reverse KL a token, response length, share cut at the limit; of samples if any."""
+        sampled = [r for r, own in zip(self.responses, self.sampled.tolist(), strict=True) if own]
+        watched = sampled or self.responses
+        tokens = sum(len(r.ids) for r in watched)
         return {
-            "reverse_kl": sum(float(r.kl.sum()) for r in self.responses) / tokens,
-            "response_tokens": tokens / len(self.responses),
-            "truncated": sum(r.truncated for r in self.responses) / len(self.responses),
+            "reverse_kl": sum(float(r.kl.sum()) for r in watched) / tokens,
+            "response_tokens": tokens / len(watched),
+            "truncated": sum(r.truncated for r in watched) / len(watched),
         }
+
+    @property
+    def read_tokens(self) -> int:
+        """Tokens of the responses that were not sampled."""
+        return sum(len(r.ids) for r, own in zip(self.responses, self.sampled.tolist(), strict=True) if not own)
 
     def decode_counts(self, batch_size: int) -> dict[str, int]:
         """What decoding it in batches of `batch_size` took of one model: `tokens` drawn, real `positions` fed (the last
         token of a response is not), all positions with the prompts' padding (`padded`), and rows times steps (`slots`).
         """
-        tokens = sum(len(r.ids) for r in self.responses)
+        places = self.sampled.nonzero().flatten().tolist()
+        prompts, responses = [self.prompts[i] for i in places], [self.responses[i] for i in places]
+        tokens = sum(len(r.ids) for r in responses)
         padding, slots = 0, 0
-        for chosen in similar_lengths(self.prompts, batch_size):
-            widest = max(len(self.prompts[i]) for i in chosen)
-            padding += sum(widest - len(self.prompts[i]) for i in chosen)
-            slots += len(chosen) * max(len(self.responses[i].ids) for i in chosen)
-        positions = sum(map(len, self.prompts)) + tokens - len(self.responses)
+        for chosen in similar_lengths(prompts, batch_size):
+            widest = max(len(prompts[i]) for i in chosen)
+            padding += sum(widest - len(prompts[i]) for i in chosen)
+            slots += len(chosen) * max(len(responses[i].ids) for i in chosen)
+        positions = sum(map(len, prompts)) + tokens - len(responses)
         return {"tokens": tokens, "positions": positions, "padded": positions + padding, "slots": slots}
 
 
@@ -74,32 +88,46 @@ def prompt_stream(count: int, seed: int, start: int, length: int) -> list[int]:
     return chosen
 
 
+def sampled_prompts(share: float, seed: int, start: int, length: int) -> list[bool]:
+    """Which places `start` … `start + length - 1` of the prompt stream are sampled for, each with chance `share`.
+
+    Keyed by the place alone: neither processes nor a resume change a draw.
+    """
+    return [share >= 1 or rng(seed, "own share", start + i).random() < share for i in range(length)]
+
+
 def collect(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
     prompts: Sequence[list[int]],
-    settings: MiniLLMSettings,
+    settings: OnPolicySettings,
+    objective: OwnSampleObjective,
     *,
     number: int,
     seed: int,
     max_new_tokens: int,
     eos_id: int,
     batch_size: int,
+    data: Sequence[list[int]] = (),
     on_batch: Callable[[int], None] | None = None,
     processes: Processes = ALONE,
     settle: Callable[[], None] | None = None,
 ) -> Collection:
-    """Sample collection `number` of a run from the mixture of teacher and student, divided over `processes`.
+    """Collect responses to the prompts of collection `number` of a run, divided over `processes`.
 
-    `settle` is called when this process needs no more of the teacher.
+    They are sampled from the mixture of teacher and student, but for the share of prompts that keep their response of
+    the `data`. `settle` is called when this process needs no more of the teacher.
     """
     first = number * settings.rollouts
-    chosen = [prompts[i] for i in prompt_stream(len(prompts), seed, first, settings.rollouts)]
-    mine = processes.share(chosen)
+    places = prompt_stream(len(prompts), seed, first, settings.rollouts)
+    chosen = [prompts[i] for i in places]
+    sampled = sampled_prompts(settings.own_share, seed, first, settings.rollouts)
+    mine = processes.share(list(zip(places, sampled, range(first, first + settings.rollouts), strict=True)))
+    own = [(prompts[place], key(seed, "rollout", turn)) for place, drawn, turn in mine if drawn]
     responses = sample_responses(
         student,
-        mine,
-        processes.share([key(seed, "rollout", first + i) for i in range(settings.rollouts)]),
+        [prompt for prompt, _ in own],
+        [random for _, random in own],
         max_new_tokens=max_new_tokens,
         eos_id=eos_id,
         batch_size=batch_size,
@@ -109,10 +137,49 @@ def collect(
         on_batch=on_batch,
     )
     if not settings.teacher_mix_alpha:
-        score_with_teacher(student, teacher, mine, responses, batch_size)
+        score_with_teacher(student, teacher, [prompt for prompt, _ in own], responses, batch_size)
+    if not all(drawn for _, drawn, _ in mine):
+        given = [place for place, drawn, _ in mine if not drawn]
+        read = read_responses(student, teacher, [prompts[i] for i in given], [data[i] for i in given], batch_size)
+        drawn_ones, given_ones = iter(responses), iter(read)
+        responses = [next(drawn_ones if drawn else given_ones) for _, drawn, _ in mine]
     if settle is not None:
         settle()
-    return assemble(chosen, processes.joined(responses), settings, max_new_tokens)
+    return assemble(chosen, processes.joined(responses), settings, objective, max_new_tokens, sampled)
+
+
+@torch.no_grad()
+def read_responses(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    prompts: Sequence[list[int]],
+    responses: Sequence[list[int]],
+    batch_size: int,
+) -> list[Response]:
+    """Responses of the data with all that sampling would have told of them: one pass of each model."""
+    found: list[Response] = []
+    nothing = torch.empty(0)
+    vocabulary = shared_vocabulary(student, teacher)
+    for start in range(0, len(prompts), batch_size):
+        group = responses[start : start + batch_size]
+        ids, positions = right_pad(prompts[start : start + batch_size], group)
+        states = response_hidden(student, ids.to(student.device), positions.to(student.device))
+        for row, hidden in zip(group, states.split([len(row) for row in group]), strict=True):
+            known = _picked(head(student)(hidden)[:, :vocabulary], torch.tensor(row, device=hidden.device)).cpu()
+            found.append(
+                Response(
+                    ids=list(row),
+                    truncated=False,
+                    logprobs=known,
+                    behaviour_logprobs=known,
+                    teacher_logprobs=nothing,
+                    kl=nothing,
+                    teacher_hidden=nothing,
+                    hidden=hidden.cpu(),
+                )
+            )
+    score_with_teacher(student, teacher, prompts, found, batch_size)
+    return found
 
 
 @torch.no_grad()
@@ -141,8 +208,16 @@ def score_with_teacher(
             response.hidden = torch.empty(0)
 
 
-def assemble(prompts: list[list[int]], responses: list[Response], settings: MiniLLMSettings, width: int) -> Collection:
-    """Advantages of sampled responses on the grid [R, width], width being the response limit."""
+def assemble(
+    prompts: list[list[int]],
+    responses: list[Response],
+    settings: OnPolicySettings,
+    objective: OwnSampleObjective,
+    longest: int,
+    sampled: Sequence[bool] | None = None,
+) -> Collection:
+    """Responses with their advantages on the grid [R, T]; T is `longest`, the limit of sampling, or a longer row's."""
+    width = max(longest, *(len(response.ids) for response in responses))
     mask = torch.zeros(len(responses), width, dtype=torch.bool)
     for row, response in enumerate(responses):
         mask[row, : len(response.ids)] = True
@@ -151,8 +226,9 @@ def assemble(prompts: list[list[int]], responses: list[Response], settings: Mini
         known = torch.cat([getattr(response, name) for response in responses])
         return known.new_zeros(mask.shape).masked_scatter(mask, known)
 
-    found = advantages(settings, grid("teacher_logprobs"), grid("logprobs"), grid("kl"), mask)
-    return Collection(prompts, responses, found, mask)
+    found = objective.advantages(settings, grid("teacher_logprobs"), grid("logprobs"), grid("kl"), mask)
+    own = torch.tensor([True] * len(responses) if sampled is None else list(sampled))
+    return Collection(prompts, responses, found, mask, own)
 
 
 @dataclass(frozen=True)
@@ -170,7 +246,8 @@ class MicroBatch:
 def micro_batches(
     collection: Collection,
     chosen: Sequence[int],
-    settings: MiniLLMSettings,
+    settings: OnPolicySettings,
+    objective: OwnSampleObjective,
     size: int,
     device: torch.device,
     processes: Processes = ALONE,
@@ -181,7 +258,7 @@ def micro_batches(
     `processes` these are the micro-batches of this one.
     """
     mask = collection.mask[list(chosen)]
-    scaled = whitened(collection.advantages[list(chosen)], mask, settings.whiten)
+    scaled = objective.scaled(settings, collection.advantages[list(chosen)], mask)
     tokens = int(mask.sum())
     # "sequences": sum over a response's tokens, mean over responses.
     weight = 1.0 / tokens if settings.normalise == "tokens" else 1.0 / len(chosen)

@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from distill.objectives.minillm.settings import MiniLLMSettings
+    from distill.on_policy.settings import OnPolicySettings
 
 
-def learning_rate(settings: MiniLLMSettings, step: int) -> float:
+def learning_rate(settings: OnPolicySettings, step: int) -> float:
     """Learning rate of optimiser step `step`, counted from 0: linear warm-up, then constant or cosine."""
     peak, floor = settings.learning_rate, settings.min_learning_rate
     if step < settings.warmup_steps:

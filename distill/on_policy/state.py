@@ -1,4 +1,4 @@
-"""Storing an unfinished MiniLLM run, and going on from it to the same bytes.
+"""Storing an unfinished run on own samples, and going on from it to the same bytes.
 
 Everything random is keyed by the step, so a state is: weights, AdamW's moments, the best weights so far, the
 curves and the ledger, and the rollouts still being trained on.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distill.generation.decode import Response
 from distill.on_policy.ledger import CostLedger
-from distill.on_policy.loop import MiniLLMRun
+from distill.on_policy.loop import OnPolicyRun
 from distill.on_policy.rollouts import Collection
 from distill.runs.curves import Curves
 from distill.runs.resume import ResumeStore, State
@@ -22,7 +22,7 @@ from distill.runs.resume import ResumeStore, State
 _SEQUENCES = [f.name for f in dataclasses.fields(Response) if f.name not in ("ids", "truncated")]
 
 
-def store(run: MiniLLMRun, states: ResumeStore) -> None:
+def store(run: OnPolicyRun, states: ResumeStore) -> None:
     """Write the run's state as it stands after `run.step` steps; called by all processes, written by the first."""
     info = {
         "best_rouge": run.best_rouge,
@@ -44,7 +44,7 @@ def store(run: MiniLLMRun, states: ResumeStore) -> None:
     run.processes.wait()  # or one that ends now would have the writer ended with it
 
 
-def restore(run: MiniLLMRun, states: ResumeStore) -> None:
+def restore(run: OnPolicyRun, states: ResumeStore) -> None:
     """Put the newest intact state into a fresh `run`; do nothing when there is none."""
     state = states.load()
     if state is None:
@@ -69,6 +69,7 @@ def _flatten(collection: Collection) -> dict[str, Tensor]:
         "truncated": torch.tensor([response.truncated for response in responses]),
         "advantages": collection.advantages,
         "mask": collection.mask,
+        "sampled": collection.sampled,
     }
     for name in _SEQUENCES:
         values = torch.cat([getattr(response, name) for response in responses])
@@ -95,4 +96,4 @@ def _unflatten(flat: dict[str, Tensor]) -> Collection:
         for i in range(count)
     ]
     prompts = [p.tolist() for p in split(flat["prompt_ids"], flat["prompt_lengths"])]
-    return Collection(prompts, responses, flat["advantages"], flat["mask"])
+    return Collection(prompts, responses, flat["advantages"], flat["mask"], flat["sampled"])

@@ -1,9 +1,9 @@
-"""What an update of MiniLLM differentiates: its losses as one module, and the micro-batches they are summed over."""
+"""The losses of an update as one module, and the means that save memory around it."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,16 +15,17 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from distill.models.parts import head
-from distill.objectives.minillm.losses import METRICS, packed_loss
+from distill.on_policy.losses import packed_loss
 from distill.on_policy.plaintext import plaintext_loss
 from distill.on_policy.rollouts import MicroBatch, response_hidden
 
 if TYPE_CHECKING:
-    from distill.objectives.minillm.settings import MiniLLMSettings
+    from distill.on_policy.objective import OwnSampleObjective
+    from distill.on_policy.settings import OnPolicySettings
 
 
 class UpdateLoss(nn.Module):
-    """L_long + L_single of rollouts, or lm_coef * L_PT of plain text.
+    """The objective's loss of rollouts, or lm_coef * L_PT of plain text.
 
     One module, so that a wrapper (DeepSpeed) sees every use of the student's weights.
     """
@@ -33,37 +34,51 @@ class UpdateLoss(nn.Module):
         self,
         student: PreTrainedModel,
         teacher: PreTrainedModel,
-        settings: MiniLLMSettings,
+        settings: OnPolicySettings,
+        objective: OwnSampleObjective,
         vocabulary: int,
+        progress: Callable[[], float],
         teacher_head: nn.Module | None = None,
     ) -> None:
-        """The teacher is no part of the module: it is not trained. `teacher_head` stands in for its own head."""
+        """The teacher is no part of the module: it is not trained. `teacher_head` stands in for its own head;
+        `progress` tells the share of training done.
+        """
         super().__init__()
         self.student = student
-        self.settings, self.vocabulary = settings, vocabulary
+        self.settings, self.objective, self.vocabulary = settings, objective, vocabulary
+        self.progress = progress
         self._teacher = (teacher, teacher_head or head(teacher))
 
     def forward(self, batch: MicroBatch | Tensor) -> tuple[Tensor, Tensor]:
-        """(loss, metrics [len(METRICS)]) of a micro-batch of rollouts, or of windows of plain text [B, L]."""
+        """(loss, metrics [M]) of a micro-batch of rollouts, or of windows of plain text [B, L]."""
         teacher, teacher_head = self._teacher
         if isinstance(batch, Tensor):
             loss = self.settings.lm_coef * plaintext_loss(self.student, teacher, batch, self.settings)
-            return loss, torch.zeros(len(METRICS), device=loss.device)
+            return loss, torch.zeros(len(self.objective.metrics), device=loss.device)
         hidden = response_hidden(self.student, batch.ids, batch.positions)
-        return packed_loss(self.settings, hidden, head(self.student), teacher_head, batch.packed, self.vocabulary)
+        return packed_loss(
+            self.objective,
+            self.settings,
+            hidden,
+            head(self.student),
+            teacher_head,
+            batch.packed,
+            self.vocabulary,
+            self.progress(),
+        )
 
 
-class RestingTeacher:
-    """A teacher that lies in the CPU's memory while nobody samples from it; a copy of its head stays."""
+class OffloadedTeacher:
+    """A teacher in the CPU's memory while nobody samples from it; a copy of its head stays on the device."""
 
     def __init__(self, teacher: PreTrainedModel) -> None:
-        """Lay it to rest; it wakes where it was."""
+        """Move the teacher to the CPU; `loaded` moves it back to where it was."""
         self.teacher, self.device = teacher, teacher.device
         self.head = copy.deepcopy(head(teacher))
         nn.Module.to(teacher, "cpu")
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
+    def loaded(self) -> Iterator[None]:
         """Inside, the whole teacher is where it computes."""
         nn.Module.to(self.teacher, self.device)
         try:

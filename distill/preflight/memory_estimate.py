@@ -20,20 +20,26 @@ Parts = Mapping[str, float]
 """What is held at one moment: name → bytes."""
 
 Device = Literal["cpu", "cuda"]
-Loss = Literal["sft", "kd", "minillm"]
+Loss = Literal["rows", "rows, teacher", "own samples"]
 
 FLOAT32 = 4
 # A process that has imported torch, transformers and this project and holds nothing yet, measured on Linux.
 LIBRARIES = 480 * 2**20
 # Tensors [tokens, vocabulary] in float32 that are alive at once: (end of the forward pass, in the backward pass).
-_LOGITS = {"sft": (2, 3), "kd": (7, 6), "minillm": (6, 4), "plain text": (2, 3), "plain text, teacher": (5, 5)}
+_LOGITS = {
+    "rows": (2, 3),
+    "rows, teacher": (7, 6),
+    "own samples": (6, 4),
+    "plain text": (2, 3),
+    "plain text, teacher": (5, 5),
+}
 # The same for one decoded token of a row: of one model, of a mixture of two.
 _DECODED = (5, 9)
 # What a backward pass works with beside what was kept, in tensors [tokens, ffn]; and what the allocator cannot reuse,
 # as a share of what comes and goes. Both were fitted to the first three shapes of benchmarks/training_memory.py.
 _WORKSPACE = 6
 _SLACK = 0.15
-# distill.objectives.minillm.losses runs the output heads on so many tokens at once.
+# distill.losses.chunked_head runs the output heads on so many tokens at once.
 _CHUNK = 512
 # distill.generation.cache reads prompts so many tokens at a time.
 _READ = 1024
@@ -54,7 +60,7 @@ class Placement:
     gradient_checkpointing: bool = False
     teacher_offload: bool = False
     teacher_shard: bool = False
-    """The teacher's layers are divided by the number of processes (MiniLLM)."""
+    """The teacher's layers are divided by the number of processes (own samples)."""
 
     def share(self, stage: int) -> float:
         """The share of what ZeRO divides from `stage` on that one process holds."""
@@ -79,13 +85,13 @@ class PlannedRun:
     """Bytes of a number of the student."""
     teacher_width: int = FLOAT32
     rollouts: int = 0
-    """MiniLLM: responses a collection."""
+    """Own samples: responses a collection."""
     plain_text: tuple[int, int] = (0, 0)
-    """MiniLLM: sequences and tokens of each in L_PT."""
+    """Own samples: sequences and tokens of each in L_PT."""
     plain_text_teacher: bool = False
     """L_PT mixes in the teacher's distribution."""
     cached_tokens: int = 0
-    """KD: response tokens whose teacher states are kept in the CPU's memory."""
+    """Rows: response tokens whose teacher states are kept in the CPU's memory."""
     validated: int = 0
     """Rows of the validation set."""
     adapter: int | None = None
@@ -150,7 +156,7 @@ def estimate(run: PlannedRun, place: Placement) -> Estimate:
     moments["optimiser's step"] = {**held, "gradients": gradients, "workspace": max(step, biggest)}
     # Divided weights are gathered in every process to sample with.
     whole = {"gathered weights": run.student.parameters * run.width * (1 - place.share(3))}
-    if run.loss == "minillm":
+    if run.loss == "own samples":
         decode = _decoding(run, place, run.teacher, min(place.decode_batch, run.rollouts))
         moments["rollouts"] = {**held, **whole, **decode}
     if run.validated:
@@ -181,13 +187,13 @@ def _standing(run: PlannedRun, place: Placement) -> tuple[dict[str, float], dict
         host["AdamW's moments"] = moments
     if run.teacher is not None:
         teacher: float = run.teacher.parameters * run.teacher_width
-        if place.teacher_shard and run.loss == "minillm":
+        if place.teacher_shard and run.loss == "own samples":
             whole = run.teacher.vocabulary * run.teacher.hidden * (1 if run.teacher.tied else 2) * run.teacher_width
             teacher = whole + (teacher - whole) / place.processes
         (host if place.teacher_offload else held)["teacher"] = teacher
-        states = run.cached_tokens if run.loss == "kd" else run.rollouts * run.response
+        states = run.cached_tokens if run.loss == "rows, teacher" else run.rollouts * run.response
         host["teacher's hidden states"] = states * run.teacher.hidden * run.teacher_width
-    if run.loss == "minillm":
+    if run.loss == "own samples":
         host["best weights so far"] = student
     return held, host
 
@@ -196,9 +202,9 @@ def _passes(run: PlannedRun, micro: int) -> list[tuple[str, int, int, int, str]]
     """The passes with gradients: name, rows, tokens of a row, tokens whose logits are held, kind of loss."""
     length = run.prompt + run.response
     tokens = micro * run.response
-    if run.loss != "minillm":
+    if run.loss != "own samples":
         return [("batch", micro, length, tokens, run.loss)]
-    passes = [("update", micro, length, min(tokens, _CHUNK), "minillm")]
+    passes = [("update", micro, length, min(tokens, _CHUNK), "own samples")]
     if run.plain_text[0]:
         rows, words = min(micro, run.plain_text[0]), run.plain_text[1]
         kind = "plain text, teacher" if run.plain_text_teacher else "plain text"
@@ -209,8 +215,8 @@ def _passes(run: PlannedRun, micro: int) -> list[tuple[str, int, int, int, str]]
 def activations(shape: Shape, tokens: int, length: int, run: PlannedRun, place: Placement) -> float:
     """Bytes that a forward pass over `tokens` keeps for the backward pass, in rows of `length`."""
     layer = shape.layer_activations * run.width
-    # MiniLLM trains without dropout.
-    if run.loss != "minillm":
+    # Training on own samples is without dropout.
+    if run.loss != "own samples":
         # On a CPU a mask is as wide as what it masks, on a GPU one byte.
         mask = run.width if place.device == "cpu" else 1
         if shape.dropout:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.on_policy.settings import OnPolicySettings
 from distill.preflight.shapes import Shape
 from distill.project.files import read_json
 from distill.text.settings import PromptSettings
@@ -72,7 +72,7 @@ class Work:
 def supervised_work(
     settings: SupervisedSettings, rows: int, lengths: Lengths, student: Shape, teacher: Shape | None, cached: bool
 ) -> Work:
-    """An SFT, KD or SeqKD stage on `rows` rows; a `cached` teacher reads each row once, another every epoch."""
+    """A stage on `rows` rows; a `cached` teacher reads each row once, another every epoch."""
     length = lengths.prompt + lengths.response
     steps = -(-rows // settings.batch_size) * settings.epochs
     trained, answers = float(rows * settings.epochs) * length, float(rows * settings.epochs) * lengths.response
@@ -83,7 +83,7 @@ def supervised_work(
     return _with_validation(Work(steps, trained, 0.0, operations, 0.0), checks, lengths, student)
 
 
-def minillm_work(settings: MiniLLMSettings, lengths: Lengths, student: Shape, teacher: Shape) -> Work:
+def on_policy_work(settings: OnPolicySettings, lengths: Lengths, student: Shape, teacher: Shape) -> Work:
     """Algorithm 1: rollouts of both models, updates of the student, plain text."""
     length = lengths.prompt + lengths.response
     collections = -(-settings.max_steps // settings.steps_per_collection)

@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import Field, field_validator, model_validator
 
 from distill.project.errors import SettingsError
 from distill.project.settings import Settings, parse, read_yaml
 
 PARAMS = Path("params.yaml")
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-_TABLE_KEYS = ("students", "families", "datasets", "methods", "seed")
+_TABLE_KEYS = ("students", "families", "datasets", "methods", "trained", "labels", "seed")
 
 
 class StudentRow(Settings):
@@ -32,10 +32,21 @@ class Table(Settings):
     """Family name to where its training rows come from: a file or folder that DVC watches."""
     datasets: dict[str, str]
     """Evaluation set to the file or folder that holds it; evalsets/<name>.yaml says how to read it."""
-    methods: list[str]
-    """Methods each student is trained and evaluated with."""
+    methods: dict[str, dict[str, StudentRow]]
+    """Methods that are trained and evaluated, each with the rows of all students (`sft: *students`)."""
+    trained: dict[str, dict[str, StudentRow]]
+    """The same again (`*methods`), for the training blocks of dvc.yaml."""
+    labels: dict[str, str] = Field(default={})
+    """Method to its name in tables; without one, the name that its objective brings."""
     seed: int = 0
     """Every random number is keyed by it."""
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _with_students(cls, given: Any) -> Any:
+        if isinstance(given, list):
+            raise ValueError("each method names its students: write `sft: *students` for `- sft`")  # noqa: TRY004 - pydantic's
+        return given
 
     @model_validator(mode="after")
     def _consistent(self) -> Table:
@@ -52,6 +63,11 @@ class Table(Settings):
                 raise ValueError(f"student `{student}` names family `{row.family}`; the families are: {known}")
         if both := self.students.keys() & self.families.keys():
             raise ValueError(f"`{both.pop()}` is both a student and a family; their folders in runs/ would collide")
+        for method, rows in self.methods.items():
+            if rows != self.students:
+                raise ValueError(f"method `{method}` must name the rows of all students; write `{method}: *students`")
+        if self.trained != self.methods:
+            raise ValueError("`trained` must be the rows of `methods`; write `methods: &methods`, `trained: *methods`")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Settings of supervised training, shared by SFT, KD, SeqKD and every other white-box objective."""
+"""Settings of training on rows, shared by every objective."""
 
 from __future__ import annotations
 
@@ -33,3 +33,10 @@ class SupervisedSettings(Settings):
     """The checkpoint that is kept: highest validation Rouge-L, or lowest validation loss (MiniLLM's start)."""
     lora: LoraSettings | None = None
     """Train an adapter of the base; null trains all weights."""
+
+
+class SampledRowsSettings(SupervisedSettings):
+    """The same on responses that the teacher sampled."""
+
+    samples_per_prompt: Annotated[int, Field(ge=1)] = 1
+    """1 is the paper's SeqKD; more is the honest control at MiniLLM's compute."""

@@ -1,4 +1,4 @@
-"""Supervised training (SFT, KD, SeqKD, pretraining): transformers' Trainer with our loss, order and selection.
+"""Training on rows (SFT, KD, SeqKD, pretraining): transformers' Trainer with our loss, order and selection.
 
 What is ours: the loss is an objective's per-token loss over response tokens divided by the global count of
 them (trap 3); validation samples responses and scores Rouge-L; rows come in a keyed order. The rest (AdamW,
@@ -11,9 +11,10 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
 from distill.training.arguments import training_arguments
 from distill.training.batches import EpochOrder, ExampleDataset, KeyedSampler
+from distill.training.objective import RowObjective
 from distill.training.resumable import ResumableTrainer
 from distill.training.settings import SupervisedSettings
 from distill.training.teacher_signal import TeacherSignal
@@ -44,15 +46,21 @@ Validate = Callable[[PreTrainedModel], dict[str, float]]
 Whole = Callable[[], AbstractContextManager[PreTrainedModel]]
 
 
-class Objective(Protocol):
-    """What a module in `distill/objectives/` offers."""
+@dataclass(frozen=True)
+class Lesson:
+    """What is learnt, from which rows, and how the student is judged: the same on any machine."""
 
-    NEEDS_TEACHER: bool
-
-    def token_losses(
-        self, settings: Any, student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor
-    ) -> Tensor:
-        """Loss of each response token, [N]; logits are [N, V] in float32 or better, labels [N]."""
+    name: str
+    """The stage's, for progress and messages."""
+    examples: Sequence[Example]
+    settings: SupervisedSettings
+    """Of the training and of the objective's formula together."""
+    objective: RowObjective
+    seed: int
+    teacher: PreTrainedModel | None = None
+    """Needed where the objective says so."""
+    validate: Validate | None = None
+    """Scores the student: `loss` and `rouge_l`; without it the last weights are kept."""
 
 
 class SupervisedTrainer(ResumableTrainer):
@@ -62,18 +70,14 @@ class SupervisedTrainer(ResumableTrainer):
         self,
         model: PreTrainedModel,
         arguments: TrainingArguments,
-        examples: Sequence[Example],
-        settings: SupervisedSettings,
-        objective: Objective,
+        lesson: Lesson,
         teacher: TeacherSignal | None,
-        validate: Validate | None,
         watch: _Watch,
-        seed: int,
         whole: Whole | None = None,
         processes: Processes = ALONE,
     ) -> None:
         """See `train_supervised`, which is the way in; `whole` gives a divided model with all its weights."""
-        dataset = ExampleDataset(examples)
+        dataset = ExampleDataset(lesson.examples)
         super().__init__(
             model=model,
             args=arguments,
@@ -84,9 +88,7 @@ class SupervisedTrainer(ResumableTrainer):
         )
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # the loss below divides by the global token count itself
-        self.settings, self.teacher = settings, teacher
-        self.objective: Objective = objective
-        self.validate, self.seed, self.processes = validate, seed, processes
+        self.lesson, self.settings, self.teacher, self.processes = lesson, lesson.settings, teacher, processes
         self.whole: Whole = whole or (lambda: nullcontext(model))
         self.pieces = Fitting(int(arguments.per_device_train_batch_size), "the micro-batch")
         self.update: tuple[int, list[dict[str, Any]]] = (-1, [])
@@ -98,7 +100,7 @@ class SupervisedTrainer(ResumableTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         assert isinstance(self.train_dataset, ExampleDataset)
         lengths = [len(e.prompt_ids) + len(e.response_ids) for e in self.train_dataset.examples]
-        sampler = KeyedSampler(lengths, self.settings.batch_size, self.seed, fill=self.processes.count > 1)
+        sampler = KeyedSampler(lengths, self.settings.batch_size, self.lesson.seed, fill=self.processes.count > 1)
         self.add_callback(EpochOrder(sampler))
         return sampler
 
@@ -161,7 +163,10 @@ class SupervisedTrainer(ResumableTrainer):
         if self.teacher is not None and self.vocabulary is not None:
             teacher_logits = self.teacher.logits(inputs, self.vocabulary)
         logits = model(input_ids=inputs["input_ids"], kept=kept)[:, : self.vocabulary]
-        losses = self.objective.token_losses(self.settings, precise(logits), teacher_logits, labels[kept])
+        progress = self.state.global_step / max(1, self.state.max_steps)
+        losses = self.lesson.objective.token_losses(
+            self.settings, precise(logits), teacher_logits, labels[kept], progress
+        )
         # The count is over all processes, and their gradients are averaged: so multiply by their number (trap 3).
         loss = losses.sum() / count * self.accelerator.num_processes
         self.recent.append(inputs)
@@ -201,9 +206,9 @@ class SupervisedTrainer(ResumableTrainer):
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Our validation in place of a loss over an evaluation set."""
-        assert self.validate is not None
+        assert self.lesson.validate is not None
         with self.whole() as model:
-            found = self.validate(model)
+            found = self.lesson.validate(model)
         metrics = {f"eval_{name}": value for name, value in found.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -257,17 +262,7 @@ class _Watch(TrainerCallback):
 
 
 def train_supervised(
-    name: str,
-    model: PreTrainedModel,
-    examples: Sequence[Example],
-    settings: SupervisedSettings,
-    objective: Objective,
-    hardware: HardwareSettings,
-    scratch: Path,
-    seed: int,
-    teacher: PreTrainedModel | None = None,
-    validate: Validate | None = None,
-    processes: Processes = ALONE,
+    model: PreTrainedModel, lesson: Lesson, hardware: HardwareSettings, scratch: Path, processes: Processes = ALONE
 ) -> Curves:
     """Train `model` in place and leave it with the selected weights; unfinished state lives in `scratch`.
 
@@ -276,29 +271,29 @@ def train_supervised(
     Raises: TrainingError when there is nothing to train on or the loss is not finite; KeyboardInterrupt or
     Terminated, once the state is stored, when the process is asked to stop.
     """
+    settings, examples, seed = lesson.settings, lesson.examples, lesson.seed
     steps_an_epoch = -(-len(examples) // settings.batch_size)
     arguments = training_arguments(
-        settings, hardware, scratch, seed, steps_an_epoch, validate is not None, processes, model.dtype
+        settings, hardware, scratch, seed, steps_an_epoch, lesson.validate is not None, processes, model.dtype
     )
     signal = None
-    if objective.NEEDS_TEACHER:
-        if teacher is None:
-            raise TrainingError(f"{name} needs a teacher; run its teacher stage first (`dvc repro`)")
-        signal = TeacherSignal(teacher, examples, hardware.largest_micro_batch(), hardware.cache_teacher, processes)
+    if lesson.objective.NEEDS_TEACHER:
+        if lesson.teacher is None:
+            raise TrainingError(f"{lesson.name} needs a teacher; run its teacher stage first (`dvc repro`)")
+        micro = hardware.largest_micro_batch()
+        signal = TeacherSignal(lesson.teacher, examples, micro, hardware.cache_teacher, processes)
     last = processes.first(newest_checkpoint(scratch) if processes.is_first else None)
     start = int(last.name.rpartition("-")[2]) if last else 0
     shown, steps = processes.is_first, steps_an_epoch * settings.epochs
     with (
         trained_in_place(model, hardware) as (trained, whole),
-        Progress(name, steps, start=start, shown=shown) as progress,
+        Progress(lesson.name, steps, start=start, shown=shown) as progress,
         stop_after_step() as stop,
     ):
         watch = _Watch(progress, stop, hardware.save_every, processes, seed)
-        trainer = SupervisedTrainer(
-            trained, arguments, examples, settings, objective, signal, validate, watch, seed, whole, processes
-        )
-        trainer.args.run_name = name  # MLflow's runs would have names out of a hat
-        for tracker in callbacks(hardware.report_to, name):
+        trainer = SupervisedTrainer(trained, arguments, lesson, signal, watch, whole, processes)
+        trainer.args.run_name = lesson.name  # MLflow's runs would have names out of a hat
+        for tracker in callbacks(hardware.report_to, lesson.name):
             trainer.add_callback(tracker)
         # Trained through the module's own call, so that wrappers (DDP, DeepSpeed) see the forward they expect.
         trained.forward = partial(response_logits, trained)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from distill.objectives.minillm.settings import MiniLLMSettings
+    from distill.objectives.minillm.settings import ObjectiveSettings
 
 
 def sampled_rewards(teacher_logprobs: Tensor, student_logprobs: Tensor, scale: float, clip: float | None) -> Tensor:
@@ -65,7 +65,7 @@ def whitened(values: Tensor, mask: Tensor, over: str) -> Tensor:
 
 
 def advantages(
-    settings: MiniLLMSettings, teacher_logprobs: Tensor, student_logprobs: Tensor, kl: Tensor, mask: Tensor
+    settings: ObjectiveSettings, teacher_logprobs: Tensor, student_logprobs: Tensor, kl: Tensor, mask: Tensor
 ) -> Tensor:
     """What multiplies the ratio in the long-term term, before whitening, [B, T]."""
     scale, clip = settings.reward_scale, settings.reward_clip

@@ -1,4 +1,4 @@
-"""Every choice of the MiniLLM algorithm as a setting of its own, and three presets over them.
+"""Every choice of MiniLLM's formula as a setting of its own, and three presets over them.
 
 `preset` fills in what is not written out; what is written out wins. `paper` follows the equations of
 arXiv 2306.08543, `reference` what the authors' released code computes, `default` what our trials favour
@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from distill.models.settings import LoraSettings
+from distill.on_policy.settings import OnPolicySettings
 from distill.project.settings import Settings
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -63,26 +63,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class MiniLLMSettings(Settings):
-    """One MiniLLM run: rollouts, rewards, losses, optimiser."""
+class ObjectiveSettings(Settings):
+    """MiniLLM's formula: rewards, returns, the two loss terms."""
 
     preset: Literal["default", "paper", "reference"] = "default"
-    """Fills in every setting below that belongs to the formula and is not written out."""
-
-    # Rollouts (Algorithm 1).
+    """Fills in every setting that belongs to the formula and is not written out."""
     teacher_mix_alpha: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of the teacher in the sampling distribution (Eq. 4); 0 samples from the student alone, 1 the teacher."""
-    rollouts: Annotated[int, Field(ge=1)] = 256
-    """Responses sampled a collection."""
-    inner_epochs: Annotated[int, Field(ge=1)] = 4
-    """Passes over the responses of one collection."""
-    minibatch: Annotated[int, Field(ge=1)] = 64
-    """Responses an optimiser step."""
-    max_steps: Annotated[int, Field(ge=1)]
-    """Optimiser steps in all."""
 
     # Rewards and returns (Eqs. 3 and 6).
     rewards: Literal["sampled", "expected"]
@@ -115,38 +102,6 @@ class MiniLLMSettings(Settings):
     """Use the exact one-step term, KL(q||p) over the vocabulary at each position."""
     single_step_weighted: bool
     """Multiply that term by w_t = q/p~."""
-    normalise: Literal["tokens", "sequences"]
-    """Mean over the valid tokens of a mini-batch, or sum a response and mean over responses (paper)."""
-
-    # The language-modelling term.
-    lm_coef: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of L_PT on plain text; 0 switches it off."""
-    lm_kd_ratio: Annotated[float, Field(ge=0, le=1)]
-    """Share of soft cross-entropy against the teacher inside L_PT."""
-    lm_batch: Annotated[int, Field(ge=1)] = 8
-    """Plain-text sequences an optimiser step."""
-    lm_length: Annotated[int, Field(ge=2)] = 64
-    """Tokens of each."""
-
-    # The optimiser.
-    learning_rate: Annotated[float, Field(gt=0, le=1)]
-    """Peak learning rate of AdamW."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up."""
-    min_learning_rate: Annotated[float, Field(ge=0)] = 0.0
-    """Where the cosine ends."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
-    """Linear warm-up."""
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    """AdamW's two decay rates."""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-6
-    """AdamW's weight decay."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Gradients are clipped to this norm."""
-    evaluate_every: Annotated[int, Field(ge=1)] = 100
-    """Optimiser steps between validations; the best validation Rouge-L is kept."""
-    lora: LoraSettings | None = None
-    """Train an adapter, the one of the student's start where there is one; null trains all weights."""
 
     @model_validator(mode="before")
     @classmethod
@@ -154,12 +109,11 @@ class MiniLLMSettings(Settings):
         if not isinstance(given, dict):
             return given
         # An unknown preset is one fault, not also a missing value for each setting it would have filled in.
-        return {**PRESETS.get(str(given.get("preset")), PRESETS["default"]), **given}
+        preset = PRESETS.get(str(given.get("preset")), PRESETS["default"])
+        return {**{name: value for name, value in preset.items() if name in cls.model_fields}, **given}
 
     @model_validator(mode="after")
-    def _sound_combination(self) -> MiniLLMSettings:
-        if self.rollouts % self.minibatch:
-            raise ValueError(f"`rollouts` must be a multiple of `minibatch` ({self.minibatch})")
+    def _sound_formula(self) -> ObjectiveSettings:
         if not (self.policy_gradient or self.single_step):
             raise ValueError("`policy_gradient` and `single_step` are both off, so nothing is trained; turn one on")
         expects_own = self.rewards == "expected" and self.return_from == "current"
@@ -177,13 +131,14 @@ class MiniLLMSettings(Settings):
             raise ValueError("`baseline: closed_form` needs `rewards: sampled` and `return_from: current`")
         if self.baseline == "closed_form" and not self.policy_gradient:
             raise ValueError("`baseline` is of the long term, which `policy_gradient: false` leaves out; remove it")
-        if self.schedule == "cosine" and self.min_learning_rate > self.learning_rate:
-            raise ValueError(f"`min_learning_rate` must not be over `learning_rate` ({self.learning_rate:g})")
-        if self.lora is not None and self.lora.dropout:
-            raise ValueError("MiniLLM's student has no dropout, or its ratio would not be 1; set `lora.dropout: 0`")
         return self
 
-    @property
-    def steps_per_collection(self) -> int:
-        """Optimiser steps between two collections; the number of processes does not enter (trap 10)."""
-        return self.inner_epochs * self.rollouts // self.minibatch
+
+class MiniLLMSettings(ObjectiveSettings, OnPolicySettings):
+    """A whole section: MiniLLM's formula and its training on own samples."""
+
+    @model_validator(mode="after")
+    def _own_samples_alone(self) -> MiniLLMSettings:
+        if self.policy_gradient and self.own_share < 1:
+            raise ValueError("a policy gradient needs responses that were sampled; set `own_share: 1`")
+        return self
