@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands.adopt_recipe import Adoption, profile_text
+from commands.methods import read_methods
 from distill.project.errors import DataError, SettingsError, run_stage
 from distill.project.files import write_jsonl, write_text
 from distill.project.references import Reference
@@ -76,7 +77,8 @@ def main() -> None:
     made = [*new]
     try:
         placed = _place(given.name, given.data, given.test, rows, made)
-        methods = [str(method) for method in read_yaml(PARAMS)["methods"]]
+        known = read_methods()
+        methods = [known[name] for name in read_yaml(PARAMS)["methods"] if name in known]
         adoption = Adoption(
             name=given.name,
             teacher=models["teacher"],

@@ -6,9 +6,12 @@ Learning rates, epochs and batch: arXiv 2306.08543v4, appendix B.1, and the auth
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from commands.adopt_models import Models
+from commands.methods import Method
 from distill.data.rows import Fields
 from distill.project.references import Reference
 
@@ -50,7 +53,8 @@ class Adoption:
     rows: int
     fields: Fields
     corpus: str | None
-    methods: tuple[str, ...]
+    methods: tuple[Method, ...]
+    """Those of params.yaml: each gets a section."""
 
     @property
     def valid_rows(self) -> int:
@@ -145,50 +149,67 @@ def _models(adoption: Adoption) -> list[str]:
             f"    # Rate and epochs as {teacher.like}.",
             f"    sft: {{learning_rate: {teacher.rate}, batch_size: 32, epochs: {teacher.epochs}}}",
         ]
-    samples = 8 if "seqkd_multi" in adoption.methods else 1
-    why = "`seqkd_multi` learns from 8; the paper draws 1" if samples == 8 else "the paper's; 8 for `seqkd_multi`"
-    same = f"learning_rate: {student.rate}, batch_size: 32"
+    samples = max([1, *(_CHOSEN.get(m.name, {}).get("samples_per_prompt", 1) for m in adoption.methods)])
     lines += [
         "",
-        f"  pseudo: {{samples_per_prompt: {samples}}}    # {why}",
+        f"  pseudo: {{samples_per_prompt: {samples}}}    # the most that a method below learns from; the paper draws 1",
         "",
         "  students:",
         f"    {adoption.name}-student:",
         f"      model: {{source: {_reference(adoption.student)}}}",
         f"      # Rate and epochs as {student.like}; 32 is the smaller of the paper's two batches.",
-        "      # `init` is MiniLLM's start: 3 epochs, lowest validation loss.",
-        "      # `seqkd_multi` and `single_step` are controls of this project, not of the paper.",
-        f"      init: {{{same}, epochs: 3, select: loss}}",
-        f"      sft: {{{same}, epochs: {student.epochs}}}",
-        f"      kd: {{{same}, epochs: {student.epochs}, kd_ratio: 0.5}}",
-        f"      seqkd: {{{same}, epochs: {student.epochs}, samples_per_prompt: 1}}",
-        f"      seqkd_multi: {{{same}, epochs: 3, samples_per_prompt: 8}}",
+        "      # `init` is the start of methods on own samples: 3 epochs, lowest validation loss.",
+        f"      init: {{learning_rate: {student.rate}, batch_size: 32, epochs: 3, select: loss}}",
     ]
-    return [*lines, *_minillm(adoption)]
+    lines += [line for method in adoption.methods if not method.own_samples for line in _on_rows(method, student)]
+    own = [method for method in adoption.methods if method.own_samples]
+    return [
+        *lines,
+        *(_own_samples_notes(adoption) if own else []),
+        *(line for method in own for line in _own(method, adoption)),
+        "",
+    ]
 
 
-def _minillm(adoption: Adoption) -> list[str]:
-    steps = adoption.steps
-    reason = "the paper's" if steps == 5000 else "ten passes over the prompts, at which the scripts stop"
-    text = "lm_coef: 1.0, lm_batch: 64, lm_length: 512" if adoption.corpus is not None else "lm_coef: 0.0"
-    shown = [
-        f"        {{preset: reference, learning_rate: 5e-6, max_steps: {steps}, warmup_steps: {min(100, steps // 10)}, "
-        f"evaluate_every: {min(100, steps)},",
-        f"         {text}",
-    ]
+# Settings of named methods that differ from their objective's defaults; any other method takes the defaults.
+_CHOSEN: dict[str, dict[str, Any]] = {
+    "kd": {"kd_ratio": 0.5},
+    "seqkd": {"samples_per_prompt": 1},
+    "seqkd_multi": {"epochs": 3, "samples_per_prompt": 8},  # a control of this project, at MiniLLM's compute
+    "single_step": {"policy_gradient": False},  # a control of this project
+}
+
+
+def _on_rows(method: Method, size: Size) -> list[str]:
+    """The section of a method that trains on rows."""
+    values = {"learning_rate": size.rate, "batch_size": 32, "epochs": size.epochs, **_CHOSEN.get(method.name, {})}
+    return [f"      {method.name}: {{{_settings(values)}}}"]
+
+
+def _own_samples_notes(adoption: Adoption) -> list[str]:
+    reason = "the paper's" if adoption.steps == 5000 else "ten passes over the prompts, at which the scripts stop"
     plain = [] if adoption.corpus is not None else ["      # No plain text was given, so L_PT is off (`--corpus`)."]
     return [
         "      # The paper: rate 5e-6 for every size, 256 rollouts, mini-batch 64, 4 inner epochs.",
         f"      # Steps: {reason}. `reference` is the formula of the released code.",
         *plain,
-        "      minillm:",
-        *shown[:-1],
-        f"{shown[-1]}}}",
-        "      single_step:",
-        *shown[:-1],
-        f"{shown[-1]}, policy_gradient: false}}",
-        "",
     ]
+
+
+def _own(method: Method, adoption: Adoption) -> list[str]:
+    """The section of a method that trains on own samples."""
+    steps = adoption.steps
+    first: dict[str, Any] = {"learning_rate": "5e-6", "max_steps": steps, "warmup_steps": min(100, steps // 10)}
+    if "preset" in method.settings.model_fields:
+        first = {"preset": "reference", **first}
+    first["evaluate_every"] = min(100, steps)
+    text = {"lm_coef": 1.0, "lm_batch": 64, "lm_length": 512} if adoption.corpus is not None else {"lm_coef": 0.0}
+    second = {**text, **_CHOSEN.get(method.name, {})}
+    return [f"      {method.name}:", f"        {{{_settings(first)},", f"         {_settings(second)}}}"]
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {str(value).lower()}" for name, value in values.items())
 
 
 def _hardware(adoption: Adoption) -> list[str]:

@@ -33,6 +33,7 @@ CORE_MAY_IMPORT = {"torch", "transformers", "pydantic", "safetensors", "numpy"}
 # Imported where an adapter is and not before, so that it need not be there otherwise.
 CORE_IMPORTS_LATE = {Path("distill/models/lora.py"): {"peft"}}
 
+LOADER = Path("distill/training/objective.py")
 MOST_LINES = 350
 MOST_BYTES = 2**20
 # The leading slash is apart, so that this file does not hold what it looks for.
@@ -116,7 +117,8 @@ def normal(name: str) -> str:
 
 def test_no_import_hides_from_the_closure() -> None:
     hidden = re.compile(r"\b(import_module|__import__|run_module|run_path)\(")
-    files = modules("distill", "stages", "commands")
+    # One file imports by name: commands in dvc.yaml name objectives, and `deps:` are held to name them too.
+    files = [file for file in modules("distill", "stages", "commands") if file != LOADER]
     wrong = [file.as_posix() for file in files if hidden.search((ROOT / file).read_text(encoding="utf-8"))]
     assert not wrong, f"DVC is never told of an import by name; write it as an import statement: {wrong}"
 

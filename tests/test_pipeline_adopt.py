@@ -14,6 +14,7 @@ import torch
 from commands import adopt, check
 from commands.adopt_models import Models
 from commands.adopt_recipe import SIZES, Adoption, profile_text, size_of
+from commands.methods import read_methods
 from distill.project.references import Reference
 from distill.project.settings import read_yaml
 from distill.text.tokenizers import learn_bpe
@@ -227,7 +228,7 @@ def adoption(**given: Any) -> Adoption:
         "rows": 1000,
         "fields": Fields(),
         "corpus": None,
-        "methods": ("sft", "minillm"),
+        "methods": tuple(read_methods(ROOT / "dvc.yaml")[name] for name in ("sft", "minillm")),
     }
     return Adoption(**chosen | given)
 
