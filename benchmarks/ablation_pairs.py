@@ -105,7 +105,7 @@ def make_start(name: str) -> None:
         if any(setting.startswith("model.") for setting in STARTS[name]):
             (place / "runs/tiny/base").unlink()
             run(place, "stages.base", "tiny")
-        run(place, "stages.sft", "tiny", "init")
+        run(place, "stages.on_rows", "tiny", "init", "sft.py", "base")
         shutil.copytree(place / "runs/tiny/init", kept)
 
 

@@ -21,19 +21,13 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from benchmarks.workspace import ROOT, curve, run, toy_run_place
+from commands.methods import START, read_methods
 from distill.project.files import read_json, write_json, write_text
 
-STAGES = {
-    "sft": "sft",
-    "kd": "kd",
-    "kd, twice the epochs": "kd",
-    "seqkd": "seqkd",
-    "seqkd_multi": "seqkd",
-    "minillm": "minillm",
-    "single_step": "minillm",
-}
 # Not in the profile: whether the compute that MiniLLM has would change the baseline that comes closest to it.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"kd, twice the epochs": ("kd", {"epochs": 120})}
+KNOWN = read_methods(ROOT / "dvc.yaml")
+"""Every method of dvc.yaml: the profile must have a section for those that are swept."""
 STORE = ROOT / "docs/toy_learning_rates.json"
 HEAD = """# Learning rates on the toy profile
 
@@ -47,6 +41,13 @@ another machine, with the same outcome as shipped: 36.3, 42.5 and 42.1 for `sft`
 """
 
 Found = dict[str, dict[str, Any]]
+
+
+def swept() -> list[str]:
+    """The methods that the toy profile has a section for, each followed by its variants."""
+    written = YAML(typ="safe").load(ROOT / "profiles/toy.yaml")["recipe"]["students"]["tiny"]
+    of = {name: [variant for variant, (base, _) in VARIANTS.items() if base == name] for name in KNOWN}
+    return [each for name in KNOWN if name in written and name != START for each in (name, *of[name])]
 
 
 def section(method: str) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def measure(method: str, rate: float) -> dict[str, Any]:
     name, changes = VARIANTS.get(method, (method, {}))
     with tempfile.TemporaryDirectory() as folder:
         place = toy_run_place(Path(folder), name, {**changes, "learning_rate": rate})
-        run(place, f"stages.{STAGES[method]}", "tiny", name)
+        run(place, *KNOWN[name].command("tiny"))
         rouge, loss = (curve(place, name, f"valid_{what}") for what in ("rouge_l", "loss"))
         return {"rouge_l": max(rouge), "loss": min(loss), "section": section(method)}
 
@@ -92,7 +93,7 @@ def missing(found: Found, method: str) -> list[float]:
 
 def draw(found: Found) -> str:
     """The table of the runs that had today's profile."""
-    rows = {method: tried for method in STAGES if (tried := of_method(found, method))}
+    rows = {method: tried for method in swept() if (tried := of_method(found, method))}
     rates = sorted({rate for tried in rows.values() for rate in tried})
     lines = [f"| method | {' | '.join(f'{rate:g}' for rate in rates)} |", "|---|" + "---|" * len(rates)]
     for method, tried in rows.items():
@@ -108,7 +109,7 @@ def draw(found: Found) -> str:
 def main() -> None:
     """Climb each method's rate and write the table after each step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", nargs="+", choices=list(STAGES), default=list(STAGES))
+    parser.add_argument("--methods", nargs="+", choices=swept(), default=swept())
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, each on one core")
     arguments = parser.parse_args()
     found: Found = read_json(STORE) if STORE.is_file() else {}

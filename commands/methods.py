@@ -39,6 +39,12 @@ class Method:
     """`base` or `init`: the checkpoint that training starts from."""
     reads_teacher: bool
     """The block depends on the finished teacher."""
+    words: tuple[str, ...]
+    """Its command after `python -m`, with `who` for the student."""
+
+    def command(self, who: str) -> list[str]:
+        """Module and arguments that train it for `who`."""
+        return [who if word == "who" else word for word in self.words]
 
     @property
     def training(self) -> type[Settings]:
@@ -81,4 +87,5 @@ def _method(name: str, block: Mapping[str, Any], path: Path) -> Method | None:
         raise SettingsError(f"{path}: block {name}: {words[5]} learns nothing from own samples; use `on_data`")
     if not own and not hasattr(objective, "token_losses"):
         raise SettingsError(f"{path}: block {name}: {words[5]} needs own samples; use the template `on_own_samples`")
-    return Method(name, objective, own, "--teacher-samples" in words, START if own else words[6], reads_teacher)
+    start = START if own else words[6]
+    return Method(name, objective, own, "--teacher-samples" in words, start, reads_teacher, tuple(words[2:]))
