@@ -36,6 +36,8 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> No
     Raises: ModelError when the targets name no layer, or the output head.
     """
     config = _configuration(settings)
+    # peft draws A and sets B to 0, so (alpha / r) B A starts at 0. The generator is put back afterwards: an adapter
+    # moves no other draw of the run.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _inject(model, config, "`lora.targets`")
@@ -67,6 +69,7 @@ def read_adapter(model: PreTrainedModel, source: Reference) -> None:
     result: Any = set_peft_model_state_dict(
         model, {name.removeprefix(_PREFIX): values for name, values in weights.items()}, adapter_name=_NAME
     )
+    # The file rightly lacks the base's own weights; an addition that it lacks would stay at its random start.
     absent = [name for name in result.missing_keys if ".lora_" in name]
     if result.unexpected_keys or absent:
         strange = [*result.unexpected_keys, *absent]
@@ -124,6 +127,7 @@ def require_untouched_head(model: PreTrainedModel, source: str = "`lora.targets`
     """
     from peft.tuners.lora import LoraLayer
 
+    # The same tensor, not the same name: a tied embedding is the head under another one.
     weight = head(model).weight
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer) and module.get_base_layer().weight is weight:
@@ -164,6 +168,7 @@ def merge_adapter(model: PreTrainedModel) -> None:
     """Add the adapter's products to the weights they stand beside, in place; nothing of peft stays in the model."""
     from peft.tuners.lora import LoraLayer
 
+    # A list, because the tree changes under the walk.
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
             cast(Any, module).merge()
@@ -181,6 +186,7 @@ def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     for name, values in model.state_dict().items():
         if ".lora_" not in name:
             plain = name.replace(".base_layer.", ".")
+            # Beside the weights and not into them: what is added and taken off again does not round back.
             products = added[plain].get_delta_weight(_NAME).to(values) if plain in added else None
             found[plain] = values if products is None else values + products
     return found
@@ -192,6 +198,7 @@ def same_shape(source: Reference, settings: LoraSettings, base: Reference) -> bo
         return False
     folder = Path(source.path)
     known = read_json(folder / ADAPTER_CONFIG)
+    # Alpha scales what the tensors mean; dropout belongs to the training and may differ.
     if (known["r"], known["lora_alpha"]) != (settings.r, settings.alpha):
         return False
     with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
@@ -203,6 +210,7 @@ def _names(base: Reference, settings: LoraSettings) -> set[str]:
     from peft import get_peft_model_state_dict
 
     config = AutoConfig.from_pretrained(base.name, revision=base.revision or "main", trust_remote_code=False)
+    # Names alone are wanted: the meta device gives tensors without memory.
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         _inject(skeleton, _configuration(settings), "`lora.targets`")
@@ -211,5 +219,6 @@ def _names(base: Reference, settings: LoraSettings) -> set[str]:
 
 def with_shared_weights(model: PreTrainedModel) -> PreTrainedModel:
     """A second model of the same tensors: each can be given an adapter of its own, the weights exist once."""
+    # deepcopy takes what its memo holds for copied already: modules are new, tensors stay the same objects.
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)
