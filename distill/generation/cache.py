@@ -1,7 +1,7 @@
-"""One model's key-value cache during a decode, over transformers' own.
+"""A model's key-value cache during a decode, on top of transformers' own.
 
-Two things the stock cache does not do: a token is appended in place, where concatenating would copy every key and
-value at every step, and rows leave by moving the last rows into their places, where selecting would copy all that stay.
+It saves two copies of the stock cache. A token is appended in place: concatenating copies every key and value at every
+step. Rows that end give their places to the last rows: selecting copies all rows that stay.
 
 Shapes: B batch, n tokens, H hidden.
 """
@@ -106,7 +106,7 @@ class CachedModel:
         return torch.cat([self.advance(*part) for part in parts])
 
     def advance(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """Feed `ids` [B, n] after all that was fed before; return the last hidden states, [B, H]."""
+        """Feed `ids` [B, n] after the tokens fed before; return the last hidden states, [B, H]."""
         out = backbone(self.model)(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True
         )

@@ -52,7 +52,7 @@ class Response:
     teacher_logprobs: Tensor
     """log p(y_t) under the teacher at temperature 1, [T]."""
     behaviour_logprobs: Tensor
-    """log of the probability the token was really drawn with, [T]."""
+    """log of the probability with which the token was drawn, [T]."""
     kl: Tensor
     """KL(q || p) over the whole vocabulary at each position, [T]."""
     teacher_hidden: Tensor
@@ -121,9 +121,9 @@ def sample_responses(
     """Sample one response for each prompt, in the order of the prompts.
 
     `keys[i]` fixes every draw of response i; without `sampling` draws are plain ancestral ones. Prompts are decoded
-    in batches of similar length, halved where memory does not suffice; `vocabulary` leaves out the ids from there on,
-    as a mixture does with those that only one of the models has; `keep` says whose last hidden states to keep;
-    `on_batch` is told how many responses each batch finished.
+    in batches of similar length, halved where memory does not suffice. Ids from `vocabulary` on are never drawn, nor
+    are ids that only one model of a mixture has. `keep` names the last hidden states to keep; `on_batch` gets the
+    number of responses that each batch finished.
     """
     responses: dict[int, Response] = {}
     was_training = model.training
@@ -192,7 +192,7 @@ class _Batch:
         return self._responses()
 
     def _draw(self, step: int) -> Tensor:
-        """One token for each row in the batch, [B]; what is known about it is kept."""
+        """Draw a token for each row in the batch, [B], and keep its probabilities and states."""
         hidden = self._advance(self.student, step)
         if self.keep == "own states":
             self._keep("hidden", step, hidden)

@@ -1,7 +1,7 @@
-"""A causal language model as backbone and output head, apart.
+"""Backbone and output head of a causal language model, apart.
 
-The project runs the head only where it needs logits, so it takes stock transformers models as
-`head(backbone(ids))`. `require_plain_head` refuses the models of which that is not true.
+The head runs only where logits are needed, so a stock transformers model is taken as `head(backbone(ids))`;
+`require_plain_head` refuses a model that does more.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def precise(logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 def require_plain_head(model: PreTrainedModel) -> None:
-    """Refuse models whose logits are not `head(backbone(ids))` (soft-capped or scaled ones).
+    """Refuse models with other logits than `head(backbone(ids))` (soft-capped or scaled ones).
 
     Raises: ModelError with the largest difference seen.
     """
@@ -57,7 +57,7 @@ def require_plain_head(model: PreTrainedModel) -> None:
 
 
 def shared_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel) -> int:
-    """How many token ids both models have: the longer vocabulary is only padded (trap 5)."""
+    """Number of token ids that both models have; the longer vocabulary is only padded (trap 5)."""
     # Rows beyond the tokenizer's ids round a matrix up to a size that a GPU likes, and stand for no token.
     return min(_rows(head(student)), _rows(head(teacher)))
 

@@ -3,7 +3,7 @@
 The numbers equal those of `rouge_score.rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)` to the last
 bit; stems are remembered and the longest common subsequence comes from rapidfuzz, which makes it 10 to 50
 times faster. Words in other scripts than a-z and 0-9 count for nothing, as in `rouge_score`.
-Imported inside training for the validation Rouge-L: light, and no torch.
+Training imports it for validation: it is light and needs no torch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _EXAMPLES_A_CHUNK = 1_000
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> DefaultTokenizer:
-    # it brings nltk, 0.3 s: paid at the first score, not by everyone who imports this module
+    # It brings nltk, 0.3 s: the first score pays for it, not every import of this module.
     from rouge_score.tokenizers import DefaultTokenizer
 
     return DefaultTokenizer(use_stemmer=True)

@@ -73,8 +73,8 @@ class TokenizerSettings(Settings):
     source: Reference | None = None
     """Take it from a hub id or a folder (a folder may hold just GPT-2's `vocab.json` and `merges.txt`)."""
     eos_token: str | None = None
-    """The token of `source` that ends a response, where its own end-of-sequence token is another: `<|im_end|>` for
-    models that end a turn of a chat with it."""
+    """The token that ends a response, if not the end-of-sequence token of `source`: `<|im_end|>` for models that end a
+    turn of a chat with it."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> TokenizerSettings:
