@@ -128,6 +128,7 @@ def _prompt(adoption: Adoption) -> list[str]:
         f"    # Both are {limit}; longer prompts are left out of training and counted.",
         f"    max_prompt_tokens: {half}",
         f"    max_response_tokens: {half}",
+        f"    max_sequence_tokens: {2 * half}    # where rows of data are cut, prompt and response together",
     ]
     if adoption.models.chat:
         lines.append("    chat_template: true")

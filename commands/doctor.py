@@ -89,20 +89,23 @@ def row_findings(table: Table, profile: Profile, row: StudentPlan, machine: Mach
 
 def length_findings(row: StudentPlan, prompt: PromptSettings) -> list[Finding]:
     """The longest sequence against the positions of each model."""
-    longest = prompt.max_prompt_tokens + prompt.max_response_tokens
+    sampled, trained = prompt.max_prompt_tokens + prompt.max_response_tokens, prompt.max_sequence_tokens
+    longest = prompt.longest_sequence
+    names = "max_prompt_tokens or max_response_tokens" if longest == sampled else "max_sequence_tokens"
     found = []
     for role, origin in row.origins.items():
         if origin.shape is None or longest <= origin.shape.positions:
             continue
         text = f"{longest} tokens of prompt and response, and the {role} has {origin.shape.positions} positions"
-        fix = "lower prompt.max_prompt_tokens or max_response_tokens in the profile"
+        fix = f"lower prompt.{names} in the profile"
         # Learned positions end there; rotary ones only get worse.
         level = "stop" if origin.shape.kind in ("gpt2", "opt") else "warn"
         found.append(Finding("stop" if level == "stop" else "warn", "length", f"{text}; {fix}"))
     if found:
         return found
     known = f"; the data's longest are {row.lengths.longest_prompt} and {row.lengths.longest_response}"
-    limits = f"{prompt.max_prompt_tokens} + {prompt.max_response_tokens} tokens fit every model"
+    rows = "" if trained is None else f", rows of {trained},"
+    limits = f"{prompt.max_prompt_tokens} + {prompt.max_response_tokens} tokens{rows} fit every model"
     return [Finding("ok", "length", limits + (known if row.lengths.known else ""))]
 
 

@@ -167,7 +167,11 @@ class _Planner:
         self, loss: Loss, student: Shape, teacher: Shape | None, batch: int, lora: LoraSettings | None, **more: Any
     ) -> PlannedRun:
         recipe = self.profile.recipe
-        longest = self.lengths if self.lengths.known else None
+        lengths, prompt = self.lengths, recipe.prompt
+        # Own samples may be as long as the limit, whatever the data hold.
+        response = prompt.max_response_tokens if loss == "own samples" else lengths.longest_response
+        # The row of the longest response: most logits, and with what is left to its prompt most tokens.
+        before = lengths.longest_prompt if loss == "own samples" else lengths.longest_sequence - response
         width = _WIDTHS[recipe.dtype]
         held = (self.profile.hardware.model_dump().get("teacher") or {}).get("dtype") or recipe.dtype
         return PlannedRun(
@@ -175,14 +179,12 @@ class _Planner:
             student,
             teacher,
             batch,
-            # Own samples may be as long as the limit, whatever the data hold.
-            prompt=longest.longest_prompt if longest else recipe.prompt.max_prompt_tokens,
-            response=recipe.prompt.max_response_tokens
-            if loss == "own samples" or longest is None
-            else longest.longest_response,
+            prompt=before,
+            response=response,
             width=width,
             teacher_width=_WIDTHS[held],
-            validated=self.lengths.valid or (1000 if longest is None else 0),
+            validated=lengths.valid or (0 if lengths.known else 1000),
             adapter=None if lora is None else student.adapter(lora.r, lora.targets is not None),
+            decoded=lengths.longest_prompt + prompt.max_response_tokens,
             **more,
         )

@@ -46,12 +46,13 @@ def _report(score: dict[str, Any]) -> str:
     """The scores as a few lines for a person."""
     rouge, examples, seeds = score["rouge_l"], len(score["ids"]), len(score["seeds"])
     low, high = statistics.bootstrap_interval(score["per_example"], seed=0)
+    # Four decimals, as in the logs that others publish, so that one can be held against the other.
     lines = [
-        f"{'rouge_l':16}{rouge['mean']:8.2f}  ± {rouge['std']:.2f} over {seeds} seed(s), {examples} examples;"
-        f" 95 % interval {low:.2f} to {high:.2f}"
+        f"{'rouge_l':16}{rouge['mean']:10.4f}  ± {rouge['std']:.4f} over {seeds} seed(s), {examples} examples;"
+        f" 95 % interval {low:.4f} to {high:.4f}"
     ]
     others = ("exact_match", "response_tokens", "truncated", "distinct_4", "repeated_4")
-    return "\n".join(lines + [f"{name:16}{score[name]['mean']:8.2f}" for name in others if name in score])
+    return "\n".join(lines + [f"{name:16}{score[name]['mean']:10.4f}" for name in others if name in score])
 
 
 def main() -> None:

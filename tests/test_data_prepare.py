@@ -11,12 +11,16 @@ import pytest
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from distill.data.prepare import hold_out, prepare
-from distill.data.rows import Row, Split
+from distill.data.prepare import encode_split, hold_out, prepare
+from distill.data.rows import Fields, Row, Split, read_split
 from distill.data.settings import DataSettings
 from distill.project.errors import DataError
 from distill.project.files import read_json, read_jsonl
+from distill.project.settings import read_yaml
 from distill.text.settings import PromptSettings, TokenizerSettings
+from distill.text.tokenizers import build_tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
 
 PROMPT = PromptSettings(
     with_input="Do: {instruction}\nWith: {input}\nAnswer: ",
@@ -81,6 +85,20 @@ def test_the_audit_accounts_for_every_row(prepare_here: Prepare, tmp_path: Path)
     assert train["read"] == train["kept"] + sum(part["count"] for part in train["left_out"].values())
     assert train["response_tokens"]["max"] == 20
     assert read_json(tmp_path / "data/report.json") == report
+
+
+def test_the_audit_counts_what_the_limit_of_whole_rows_cuts(prepare_here: Prepare, tmp_path: Path) -> None:
+    """Of TRAIN the last row alone has over 20 response tokens, 30 and the end, behind 19 to 22 of prompt."""
+    before = prepare_here()["splits"]["train"]
+    prompt = len(Dataset.from_parquet(str(tmp_path / "data/train.parquet"), cache_dir=str(tmp_path))[3]["prompt_ids"])
+    roomy = PROMPT.model_copy(update={"max_sequence_tokens": 200})
+    whole = prepare_here(prompt=roomy)["splits"]["train"]
+    assert (before["responses_cut"], whole["responses_cut"]) == (1, 0)
+    assert whole["left_out"] == before["left_out"] and whole["prompt_tokens"] == before["prompt_tokens"]
+    longest = whole["response_tokens"]["max"]
+    assert longest > before["response_tokens"]["max"] == 20
+    tight = PROMPT.model_copy(update={"max_sequence_tokens": max(61, prompt + longest - 1)})
+    assert prepare_here(prompt=tight)["splits"]["train"]["responses_cut"] == (prompt + longest > 61)
 
 
 def test_token_statistics_are_those_of_the_kept_rows(prepare_here: Prepare) -> None:
@@ -191,7 +209,7 @@ def test_the_toy_world_brings_rows_documents_and_evaluation_sets(tmp_path: Path)
     assert not (tmp_path / "unused").exists()
 
 
-PAPER_PROMPT = {
+SHORT_PROMPT = {
     "with_input": "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
     "without_input": "### Instruction:\n{instruction}\n\n### Response:\n",
     "max_prompt_tokens": 256,
@@ -208,7 +226,7 @@ def test_the_known_duplicates_of_the_real_dolly_split_are_found(shared_data: Pat
     gpt2 = {"source": {"path": str(shared_data / "models/gpt2-tokenizer")}}
     report = prepare(
         DataSettings.model_validate(content),
-        PromptSettings.model_validate(PAPER_PROMPT),
+        PromptSettings.model_validate(SHORT_PROMPT),
         TokenizerSettings.model_validate(gpt2),
         shared_data / "minillm/dolly",
         tmp_path / "dolly",
@@ -217,3 +235,38 @@ def test_the_known_duplicates_of_the_real_dolly_split_are_found(shared_data: Pat
     across = report["duplicates"]["across"]
     counts = {pair: shared["rows"]["count"] for pair, shared in across.items()}
     assert counts == {"train/valid": 1, "train/test": 2, "valid/test": 0}
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_the_paper_s_profile_gives_the_authors_token_ids(shared_data: Path, split: str) -> None:
+    """Their recipe written out: prompt and response tokenised together, the end appended, cut at 512 in all.
+
+    Rows whose prompt is over 256 tokens are gone from these files, so none may be dropped here.
+    """
+    recipe = read_yaml(ROOT / "profiles/gpt2.yaml")["recipe"]
+    prompt = PromptSettings.model_validate(recipe["prompt"])
+    gpt2 = {"source": {"path": str(shared_data / "models/gpt2-tokenizer")}}
+    tokenizer = build_tokenizer(TokenizerSettings.model_validate(gpt2), [])
+    source = DataSettings.model_validate({"train": recipe["data"][split], "valid_rows": 1}).train
+    assert source is not None
+    rows = read_split(source, Fields(), "error", shared_data)
+    encoded = encode_split(rows, prompt, tokenizer)
+    assert len(encoded.pairs) == rows.read == {"train": 11_435, "valid": 1_000}[split]
+    texts = [paper_text(row) for row in encoded.split.rows]
+    together = [text + row.references[0] for text, row in zip(texts, encoded.split.rows, strict=True)]
+    authors = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(together)["input_ids"]]
+    assert [prompt_ids for prompt_ids, _ in encoded.pairs] == tokenizer(texts)["input_ids"]
+    assert [prompt_ids + response_ids for prompt_ids, response_ids in encoded.pairs] == [ids[:512] for ids in authors]
+    cut = sum(response_ids[-1] != tokenizer.eos_token_id for _, response_ids in encoded.pairs)
+    assert cut == sum(len(ids) > 512 for ids in authors) == {"train": 198, "valid": 18}[split]
+
+
+def paper_text(row: Row) -> str:
+    """The prompt of the paper's Fig. 9."""
+    context = ", paired with an input that provides further context" if row.input else ""
+    given = f"### Input:\n{row.input}\n\n" if row.input else ""
+    return (
+        f"Below is an instruction that describes a task{context}. "
+        "Write a response that appropriately completes the request.\n\n"
+        f"### Instruction:\n{row.instruction}\n\n{given}### Response:\n"
+    )

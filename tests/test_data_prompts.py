@@ -117,6 +117,44 @@ def test_a_long_prompt_keeps_its_first_tokens_and_a_chat_its_end_too() -> None:
         fit_prompts(reader, narrow, prompts)
 
 
+def test_rows_are_cut_at_the_response_limit_or_with_their_prompt() -> None:
+    """Tokens are bytes: "hi\n" is 3 of them, or 4 with BOS; "0123456789" is 10, or 11 with the end."""
+    reader = tokenizer(bos=False)
+
+    def cut(response: str, **limits: int) -> str:
+        [(_, ids)] = encode(reader, settings(**limits), ["hi\n"], [response])
+        return str(reader.decode(ids))
+
+    assert cut("0123456789") == "012345678", "9 by the one limit"
+    assert cut("01234567") == "01234567<eos>"
+    assert cut("0123456789", max_prompt_tokens=5, max_sequence_tokens=13) == "0123456789"
+    assert cut("0123456789", max_prompt_tokens=5, max_sequence_tokens=14) == "0123456789<eos>"
+    assert cut("0123456789", max_prompt_tokens=5, max_sequence_tokens=6) == "012"
+    with_bos = encode(tokenizer(), settings(max_prompt_tokens=5, max_sequence_tokens=14), ["hi\n"], ["0123456789"])
+    assert len(with_bos[0][0]) == 4 and len(with_bos[0][1]) == 10, "BOS belongs to the prompt's tokens"
+
+
+def test_a_prompt_to_be_cut_leaves_the_response_what_the_cut_prompt_would() -> None:
+    """An evaluation prompt over its limit keeps `max_prompt_tokens`; its reference must not vanish."""
+    reader, limits = tokenizer(bos=False), settings(max_prompt_tokens=5, max_sequence_tokens=8)
+    [(prompt_ids, response_ids)] = encode(reader, limits, ["abcdefghijklmnop"], ["0123456789"])
+    [fitted] = fit_prompts(reader, limits, [prompt_ids])
+    assert reader.decode(fitted) + reader.decode(response_ids) == "abcde012"
+
+
+def test_the_longest_sequence_is_of_training_or_of_generation() -> None:
+    assert settings().longest_sequence == 49
+    assert settings(max_sequence_tokens=41).longest_sequence == 49
+    assert settings(max_sequence_tokens=64).longest_sequence == 64
+    assert [settings().response_limit(n) for n in (1, 40, 99)] == [9, 9, 9]
+    assert [settings(max_sequence_tokens=64).response_limit(n) for n in (1, 40, 99)] == [63, 24, 24]
+
+
+def test_a_sequence_no_longer_than_a_prompt_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"`max_prompt_tokens` \(40\) no response; raise the first"):
+        parse({**PLAIN.model_dump(), "max_sequence_tokens": 40}, PromptSettings, "profile: prompt")
+
+
 def test_the_token_that_ends_a_turn_can_be_the_end_of_a_response(tmp_path: Path) -> None:
     tokenizer().save_pretrained(tmp_path)
     chosen = TokenizerSettings.model_validate({"source": str(tmp_path), "eos_token": "<end>"})

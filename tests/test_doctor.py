@@ -23,9 +23,10 @@ from distill.preflight.project import lock_findings, remote_finding, server_find
 from distill.preflight.report import duration
 from distill.preflight.shapes import shape_of
 from distill.preflight.tokenizers import tokenizer_finding
-from distill.preflight.workload import Lengths, on_policy_work, supervised_work
+from distill.preflight.workload import Lengths, on_policy_work, read_lengths, supervised_work
 from distill.project.references import Reference
 from distill.runs.hardware import HardwareSettings
+from distill.text.settings import PromptSettings
 from distill.text.tokenizers import learn_bpe
 from distill.training.settings import SupervisedSettings
 from tests.tiny_pipeline import edit, environment, make
@@ -86,6 +87,30 @@ def test_a_sequence_longer_than_the_model_stops(examine: Callable[..., tuple[int
         "stop  small, length: 224 tokens of prompt and response, and the student has 100 positions; lower "
         "prompt.max_prompt_tokens or max_response_tokens in the profile\n"
     )
+
+
+def test_a_row_longer_than_the_model_stops_too(examine: Callable[..., tuple[int, str]]) -> None:
+    code, said = examine("--quick", recipe__prompt__max_sequence_tokens=300)
+    assert code == 2
+    assert said.count("300 tokens of prompt and response, and the ") == 2, "teacher and student"
+    assert "lower prompt.max_sequence_tokens in the profile" in said
+    shorter = examine("--quick", recipe__prompt__max_sequence_tokens=210)
+    assert shorter == (0, ""), "generation needs 224 and has them"
+
+
+def test_lengths_follow_both_limits(tmp_path: Path) -> None:
+    """By hand: rows of 20 with prompts of 8 at most, answers of 5 at most."""
+    given = {"with_input": "{instruction} {input}", "without_input": "{instruction}", "max_prompt_tokens": 8}
+    one = PromptSettings.model_validate({**given, "max_response_tokens": 5})
+    two = one.model_copy(update={"max_sequence_tokens": 20})
+    assert read_lengths(tmp_path, one, 7) == Lengths(7, None, 8.0, 5.0, 8, 5, 13, 5.0, known=False)
+    assert read_lengths(tmp_path, two, 7) == Lengths(7, None, 8.0, 12.0, 8, 19, 20, 5.0, known=False)
+    counts = [{"mean": 4.5, "p95": 6, "max": 7}, {"mean": 9.5, "p95": 16, "max": 17}]
+    split = {"kept": 7, "prompt_tokens": counts[0], "response_tokens": counts[1]}
+    (tmp_path / "report.json").write_text(json.dumps({"splits": {"train": split, "valid": split}}))
+    assert read_lengths(tmp_path, two, None) == Lengths(7, 7, 4.5, 9.5, 7, 17, 20, 5.0, known=True)
+    roomy = two.model_copy(update={"max_sequence_tokens": 99})
+    assert read_lengths(tmp_path, roomy, None).longest_sequence == 24, "the data have no longer row"
 
 
 def test_too_little_memory_stops_and_names_the_setting(examine: Callable[..., tuple[int, str]]) -> None:
@@ -216,7 +241,7 @@ def test_remote_locks_and_server(tmp_path: Path) -> None:
 
 def test_work_is_counted_as_by_hand() -> None:
     shape = shape_of({"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 99, "vocab_size": 5})
-    lengths = Lengths(100, 10, 6.0, 4.0, 6, 4, known=True)
+    lengths = Lengths(100, 10, 6.0, 4.0, 6, 4, 10, 4.0, known=True)
     settings = SupervisedSettings(learning_rate=1e-3, batch_size=32, epochs=4, evaluate_every=2)
     work = supervised_work(settings, 100, lengths, shape, None, cached=False)
     assert (work.steps, work.trained, work.generated) == (16, 4000.0, 80.0)  # two validations of ten rows

@@ -89,7 +89,8 @@ def test_the_sentence_gives_a_family_that_runs(root: Path, run: Stage, capsys: p
     }
     profile = read_yaml(root / "profiles/mine.yaml")["recipe"]
     assert profile["prompt"]["chat_template"] is True
-    assert profile["prompt"]["max_prompt_tokens"] == 128
+    limits = ("max_prompt_tokens", "max_response_tokens", "max_sequence_tokens")
+    assert [profile["prompt"][limit] for limit in limits] == [128, 128, 256]
     assert profile["tokenizer"]["eos_token"] == "<end>"
     assert profile["students"]["mine-student"]["minillm"]["max_steps"] == 32
     edit(root / "profiles/mine.yaml", "recipe.teacher.sft.epochs", 1)

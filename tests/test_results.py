@@ -150,7 +150,9 @@ def test_anyones_files_can_be_scored(tmp_path: Path) -> None:
     put_rows(tmp_path / "r.jsonl", [{"output": "the cat"}, {"output": ["no", "a dog ran"]}])
     ran = command(tmp_path, "stages.rouge", "--answers", "a.jsonl", "--references", "r.jsonl", "--json", "out/s.json")
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith("rouge_l            90.00")
+    assert ran.stdout.startswith(
+        "rouge_l            90.0000  ± 0.0000 over 1 seed(s), 2 examples; 95 % interval 80.0000 to "
+    )
     assert read(tmp_path / "out/s.json")["rouge_l"]["mean"] == 90.0
 
 

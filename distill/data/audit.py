@@ -1,4 +1,4 @@
-"""What preparation found: counts of rows read, left out and kept, duplicates, and token statistics."""
+"""The audit of prepared data: rows read, left out and kept, duplicates, token statistics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def count_tokens(sequences: Sequence[Sequence[int]]) -> TokenCounts:
 
 
 def audit_split(split: Split) -> dict[str, Any]:
-    """What became of a source's rows: `read` = `kept` + all counts under `left_out`."""
+    """Counts of a source's rows: `read` = `kept` + all counts under `left_out`."""
     malformed = {"count": len(split.malformed), "rows": [row._asdict() for row in split.malformed[:_LISTED]]}
     dropped = {reason: {"count": len(rows), "rows": rows[:_LISTED]} for reason, rows in split.dropped.items()}
     return {
@@ -46,7 +46,7 @@ def audit_split(split: Split) -> dict[str, Any]:
 def find_duplicates(splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     """Rows that occur again in their own split, and rows that stand in an earlier split too.
 
-    Whitespace is no difference. `rows` counts rows with the same instruction, input and first reference;
+    White space makes no difference. `rows` counts rows with the same instruction, input and first reference;
     `prompts` counts those with the same instruction and input, whatever the answer. Nothing is removed.
     """
     names = list(splits)

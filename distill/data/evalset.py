@@ -1,4 +1,4 @@
-"""Brings an evaluation set into the one form that the later stages read, keeping every reference."""
+"""Bring an evaluation set into the one form that later stages read; keep every reference."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from distill.project.settings import Settings
 
 
 class EvalSetSettings(Settings):
-    """How to read one evaluation set: a file of `evalsets/`; where it lies is said in params.yaml."""
+    """The form of an evaluation set, from a file of `evalsets/`; params.yaml names the place of its rows."""
 
     description: str
-    """One sentence: what the set asks for, how many rows it has, where it is from."""
+    """One sentence: the task, the number of rows, the origin."""
     licence: str
-    """Under which terms the rows may be used."""
+    """Terms of use of the rows."""
     citation: str = ""
     """The paper or page to cite."""
     file: str | None = None
-    """The file of the set where params.yaml names a folder."""
+    """The file of the set, if params.yaml names a folder."""
     hub: HubSource | None = None
     """Read this data set of the hub; params.yaml then names the set's own YAML, for DVC to watch."""
     fields: Fields = Fields()
-    """Which field of the rows holds what."""
+    """Names of the rows' fields."""
     on_bad_row: OnBadRow = "error"
     """A malformed row stops the stage (`error`), or is left out and counted (`skip`)."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Take the first so many rows only."""
+    """Number of first rows to take; null takes all."""
 
 
 def read_evalset(settings: EvalSetSettings, path: Path) -> Split:

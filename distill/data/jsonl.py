@@ -1,7 +1,7 @@
-"""Reads JSON files line by line, so that a malformed row can be named by its line.
+"""JSON files read line by line, so that a message names the line of a malformed row.
 
-`datasets` could read them too, but it would name no line, take text that looks like a date for a date, and
-refuse a field that is a string in one row and a list in the next (the references of S-NI).
+`datasets` reads them too, but it names no line, takes text that looks like a date for a date, and
+refuses a field that is a string in one row and a list in the next (the references of S-NI).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def read_json_lines(path: Path, limit: int | None) -> RecordTable:
     """Read one JSON object a line from `.jsonl` or `.jsonl.xz`; blank lines are passed over.
 
     `limit` stops after that many rows, malformed ones included. Raises: DataError when the file as a whole
-    cannot be read; a row that cannot be read is kept in `Table.bad`.
+    cannot be read; a row that cannot be read goes to `RecordTable.bad`.
     """
     records: list[Record] = []
     bad: list[BadRow] = []
@@ -80,7 +80,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
 
 
 def decode_text(content: bytes) -> str:
-    """Bytes as UTF-8 text with plain newlines. Raises: ValueError that says which byte is none."""
+    """Bytes as UTF-8 text with plain newlines. Raises: ValueError naming the byte that is not."""
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

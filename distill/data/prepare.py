@@ -1,4 +1,4 @@
-"""Prepares a family's data: reads it, tokenises it, counts what it drops and finds, writes `data/<family>/`.
+"""Prepare a family's data: read and tokenise it, count faults and losses, write `data/<family>/`.
 
 Nothing is shuffled: rows keep the order of their source, so that "the first 1,000 rows" means the same
 everywhere. Duplicates are reported and stay.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sources:
-    """All that a family's data settings lead to."""
+    """Rows and texts that a family's data settings name."""
 
     train: Split
     valid: Split
@@ -40,7 +40,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A split without the rows whose prompt is too long, and the token ids of those that stay."""
+    """A split without rows of too long a prompt, and the token ids of the rows that stay."""
 
     split: Split
     pairs: list[Pair]
@@ -116,7 +116,7 @@ def hold_out(train: Split, count: int) -> tuple[Split, Split]:
 
 
 def encode_split(split: Split, prompt: PromptSettings, tokenizer: PreTrainedTokenizerBase) -> Encoded:
-    """Tokenise a split and leave out the rows whose prompt is over the limit.
+    """Tokenise a split and leave out rows with a prompt over the limit.
 
     Raises: DataError when no row is left.
     """
@@ -136,7 +136,7 @@ def encode_split(split: Split, prompt: PromptSettings, tokenizer: PreTrainedToke
 def audit(
     sources: Sources, encoded: Mapping[str, Encoded], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
-    """The content of `report.json`: what was read, left out and found in each split."""
+    """The content of `report.json`: rows read, left out, kept and cut, tokens and duplicates of each split."""
     eos = tokenizer.eos_token_id
     splits = {
         name: {
@@ -191,7 +191,7 @@ def _from_world(name: str, rows: Iterable[Mapping[str, Any]], fields: Fields) ->
 
 
 def _texts(rows: Iterable[Row], documents: Iterable[str], prompt: PromptSettings) -> Iterable[str]:
-    """What a new tokenizer learns from: the training rows as models see them, and the corpus."""
+    """Texts that a new tokenizer learns from: the training rows as models see them, and the corpus."""
     for row in rows:
         yield render(prompt, row.instruction, row.input) + row.references[0]
     yield from documents

@@ -81,8 +81,10 @@ def encode(
             answers.append(whole[len(ids) :])
         else:
             answers.append(tokenizer(response, add_special_tokens=False)["input_ids"])
-    limit = prompt.max_response_tokens
-    return [(ids, [*answer, eos][:limit]) for ids, answer in zip(prompt_ids, answers, strict=True)]
+    # The end of sequence counts: a response that fits only without it is cut, and does not learn to end.
+    return [
+        (ids, [*answer, eos][: prompt.response_limit(len(ids))]) for ids, answer in zip(prompt_ids, answers, strict=True)
+    ]
 
 
 def _tokenise(

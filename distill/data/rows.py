@@ -1,4 +1,4 @@
-"""Turns records into instruction rows: the field mapping, and what makes a row malformed."""
+"""Instruction rows from records: the names of the fields, and the faults of a malformed row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distill.project.settings import Settings
 
 
 class Fields(Settings):
-    """Which field of the source holds what; a dot goes inside, e.g. `instances.0.input`."""
+    """Names of the source's fields; a dot goes inside, e.g. `instances.0.input`."""
 
     instruction: str = "instruction"
     """The task; needed in every row."""
@@ -23,14 +23,14 @@ class Fields(Settings):
     output: str = "output"
     """The response, or a list of equally good ones; needed in every row."""
     category: str = "category"
-    """The kind of task, carried along for reading results; may be empty or absent."""
+    """The kind of task, kept for a reader of the results; may be empty or absent."""
 
 
 _OPTIONAL = ("input", "category")
 
 
 class Row(NamedTuple):
-    """One instruction with its reference responses, of which there is at least one."""
+    """One instruction with one reference response or more."""
 
     number: int
     """Line of a JSONL file, row of any other source, counted from 1."""
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """The usable rows of a source, in its order, and what was left out of it and why."""
+    """The usable rows of a source, in its order, and the others by reason."""
 
     name: str
     read: int
@@ -90,7 +90,7 @@ def interpret(table: RecordTable, fields: Fields, on_bad_row: OnBadRow) -> Split
 
 
 def require_rows(split: Split) -> None:
-    """Refuse a split with nothing left in it. Raises: DataError that says what went where."""
+    """Refuse a split with nothing left in it. Raises: DataError with each reason and its count."""
     if split.rows:
         return
     if not split.read:

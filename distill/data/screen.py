@@ -1,4 +1,4 @@
-"""The audits as short tables on the screen; the whole of them stands in the report files."""
+"""Short tables of the audits for the screen; the report files hold the whole."""
 
 from __future__ import annotations
 

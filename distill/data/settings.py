@@ -16,7 +16,7 @@ from distill.world import WorldSettings
 
 
 class DataSettings(Settings):
-    """Either `world`, which writes everything itself, or `train` and what goes with it."""
+    """Either `world`, which brings all its rows, or `train` with the settings beside it."""
 
     world: WorldSettings | None = None
     """Write the toy world's rows, documents and evaluation sets."""
@@ -25,17 +25,17 @@ class DataSettings(Settings):
     valid: Source | None = None
     """Validation rows, for choosing checkpoints."""
     valid_rows: Annotated[int, Field(ge=1)] | None = None
-    """Without `valid`: take so many rows out of the training rows, spread over the whole source."""
+    """Without `valid`: number of rows to take out of the training rows, spread over the whole source."""
     test: Source | None = None
     """Rows of the evaluation set that stems from the same source, only to report duplicates with it."""
     fields: Fields = Fields()
-    """Which field of the rows holds what."""
+    """Names of the rows' fields."""
     on_bad_row: OnBadRow = "error"
     """A malformed row stops preparation (`error`), or is left out and counted (`skip`)."""
     corpus: CorpusSource | None = None
     """Plain text for pre-training and for the language-modelling loss."""
     rows: RowLimits = RowLimits()
-    """How many of the training rows the teacher and the students see."""
+    """Limits on the training rows of teacher and students."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> DataSettings:

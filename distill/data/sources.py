@@ -1,4 +1,4 @@
-"""Where data comes from: a local file or a pinned data set of the hub, read into a `Table`."""
+"""Sources of data: a local file or a pinned data set of the hub, read into a `RecordTable`."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class HubSource(Settings):
     revision: str
     """The full commit hash: a branch or tag can move, and the same settings would then give other data."""
     split: str = "train"
-    """Which of its splits to read."""
+    """The split to read."""
     config: str | None = None
-    """Which of its configurations to read, where it has several."""
+    """The configuration to read, if it has several."""
 
     @field_validator("revision")
     @classmethod
@@ -49,7 +49,7 @@ class Source(Settings):
     hub: HubSource | None = None
     """A data set of the hub."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Read the first so many rows only; null reads all."""
+    """Number of first rows to read; null reads all."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Source:
@@ -59,7 +59,7 @@ class Source(Settings):
 
 
 def locate(path: str, base: Path) -> Path:
-    """A path of the settings as a file; a relative one starts at `base`, or beside it where it is a file."""
+    """The file of a path in the settings; a relative path starts in `base`, or beside a `base` that is a file."""
     return (base.parent if base.is_file() else base) / path
 
 

@@ -1,4 +1,4 @@
-"""Records as they come out of a source, before anyone knows which field means what."""
+"""Records of a source, before their fields have a meaning."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Record(NamedTuple):
 
 
 class BadRow(NamedTuple):
-    """A malformed row, and what is wrong with it."""
+    """A malformed row and its fault."""
 
     number: int
     reason: str
@@ -32,7 +32,7 @@ class BadRow(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordTable:
-    """All that a source held; `name` and `unit` are for messages (`train.jsonl`, `line`)."""
+    """The records and malformed rows of a source; `name` and `unit` are for messages (`train.jsonl`, `line`)."""
 
     name: str
     unit: str

@@ -1,7 +1,7 @@
-"""One model's key-value cache during a decode, over transformers' own.
+"""A model's key-value cache during a decode, on top of transformers' own.
 
-Two things the stock cache does not do: a token is appended in place, where concatenating would copy every key and
-value at every step, and rows leave by moving the last rows into their places, where selecting would copy all that stay.
+It saves two copies of the stock cache. A token is appended in place: concatenating copies every key and value at every
+step. Rows that end give their places to the last rows: selecting copies all rows that stay.
 
 Shapes: B batch, n tokens, H hidden.
 """
@@ -35,6 +35,7 @@ class GrowingLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append the states of new tokens; return all keys and values of their rows."""
         if self.read < self.rows:
+            # Attention over a prompt sees the rows being read alone, so they are returned as they came.
             self._read(key_states, value_states)
             return key_states, value_states
         first = self.get_seq_length()
@@ -53,6 +54,7 @@ class GrowingLayer(DynamicLayer):
         for buffer, new in zip(self.buffers, states, strict=True):
             buffer[self.read : self.read + len(new), :, :length] = new
         self.read += len(states[0])
+        # Not before the last prompt: a layer that looked filled would take the next prompts for tokens that follow.
         if self.read == self.rows:
             self.lazy_initialization(*states)
             self._show(length)
@@ -64,6 +66,7 @@ class GrowingLayer(DynamicLayer):
         self.buffers = larger
 
     def _show(self, length: int) -> tuple[Tensor, Tensor]:
+        # Views: attention reads the filled part where it lies, and the room behind it stays out of sight.
         keys, values = (buffer[:, :, :length] for buffer in self.buffers)
         self.keys, self.values = keys, values
         return keys, values
@@ -73,6 +76,7 @@ class GrowingLayer(DynamicLayer):
         moved = (indices != torch.arange(len(indices), device=indices.device)).nonzero().squeeze(-1)
         for buffer in self.buffers:
             buffer[moved] = buffer[indices[moved]]
+        # Cut, not copied: the rows that left keep their memory until the buffers grow.
         self.buffers = tuple(buffer[: len(indices)] for buffer in self.buffers)
         self._show(self.get_seq_length())
 
@@ -96,15 +100,17 @@ class CachedModel:
 
     def read(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """Feed the prompts [B, n]; return the hidden states of their last positions, [B, H]."""
+        # Rows do not see each other, so some at a time have the states that all at once would have.
         rows = max(1, _READ_TOKENS // ids.shape[1]) if self.growing else len(ids)
         parts = zip(ids.split(rows), mask.split(rows), positions.split(rows), strict=True)
         return torch.cat([self.advance(*part) for part in parts])
 
     def advance(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """Feed `ids` [B, n] after all that was fed before; return the last hidden states, [B, H]."""
+        """Feed `ids` [B, n] after the tokens fed before; return the last hidden states, [B, H]."""
         out = backbone(self.model)(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True
         )
+        # Prompts are padded on the left: the last column holds the last token of every row.
         hidden: Tensor = out.last_hidden_state[:, -1]
         return hidden
 

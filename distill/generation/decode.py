@@ -52,7 +52,7 @@ class Response:
     teacher_logprobs: Tensor
     """log p(y_t) under the teacher at temperature 1, [T]."""
     behaviour_logprobs: Tensor
-    """log of the probability the token was really drawn with, [T]."""
+    """log of the probability with which the token was drawn, [T]."""
     kl: Tensor
     """KL(q || p) over the whole vocabulary at each position, [T]."""
     teacher_hidden: Tensor
@@ -63,6 +63,7 @@ class Response:
 
 def uniforms(keys: Sequence[int], length: int) -> Tensor:
     """Uniform numbers in [0, 1), [len(keys), length]; row i depends on keys[i] alone."""
+    # A generator for each row, on the CPU: neither the rows beside it nor the device changes a row's numbers.
     rows = [torch.rand(length, generator=torch.Generator().manual_seed(key)) for key in keys]
     return torch.stack(rows) if rows else torch.empty(0, length)
 
@@ -70,9 +71,11 @@ def uniforms(keys: Sequence[int], length: int) -> Tensor:
 def inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Tokens [B] drawn from `probabilities` [B, V] at `uniform` [B]; zero-probability tokens are never drawn."""
     cumulative = probabilities.cumsum(-1)
+    # Not 1: a float32 sum over the vocabulary is off by some rounding, and u is scaled to it instead.
     total = cumulative[:, -1:]
     # Rounding may put u * total at total itself, which no token would answer to.
     point = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    # `right`: the first token whose sum exceeds the point. One of probability 0 only repeats the sum before it.
     return torch.searchsorted(cumulative, point, right=True).squeeze(-1)
 
 
@@ -83,10 +86,12 @@ def restrict(logits: Tensor, sampling: SamplingSettings | None) -> Tensor:
     logits = logits / sampling.temperature
     if sampling.top_k:
         kth = logits.topk(min(sampling.top_k, logits.shape[-1]), dim=-1).values[:, -1:]
+        # Ties with the k-th all stay: the order of equals in a sort is nothing to choose by.
         logits = logits.masked_fill(logits < kth, -torch.inf)
     if sampling.top_p < 1:
         ordered, order = logits.sort(dim=-1, descending=True)
         probabilities = ordered.softmax(-1)
+        # The mass before a token, without its own: the token that crosses top_p stays, so one always does.
         beyond = probabilities.cumsum(-1) - probabilities >= sampling.top_p
         logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
     return logits
@@ -116,12 +121,13 @@ def sample_responses(
     """Sample one response for each prompt, in the order of the prompts.
 
     `keys[i]` fixes every draw of response i; without `sampling` draws are plain ancestral ones. Prompts are decoded
-    in batches of similar length, halved where memory does not suffice; `vocabulary` leaves out the ids from there on,
-    as a mixture does with those that only one of the models has; `keep` says whose last hidden states to keep;
-    `on_batch` is told how many responses each batch finished.
+    in batches of similar length, halved where memory does not suffice. Ids from `vocabulary` on are never drawn, nor
+    are ids that only one model of a mixture has. `keep` names the last hidden states to keep; `on_batch` gets the
+    number of responses that each batch finished.
     """
     responses: dict[int, Response] = {}
     was_training = model.training
+    # With dropout the kept log-probabilities would belong to a model that exists for one draw.
     model.eval()
     if mixture is not None:
         mixture.teacher.eval()
@@ -129,6 +135,7 @@ def sample_responses(
 
     def decode(start: int, size: int) -> dict[int, Response]:
         chosen = order[start : start + size]
+        # To the limit and from the start: a batch halved and tried again draws the same tokens.
         draws = uniforms([keys[i] for i in chosen], max_new_tokens).to(model.device)
         batch = _Batch(model, [prompts[i] for i in chosen], draws, eos_id, sampling, mixture, vocabulary, keep)
         return dict(zip(chosen, batch.run(), strict=True))
@@ -168,6 +175,7 @@ class _Batch:
         self.draws, self.eos_id, self.sampling = draws, eos_id, sampling
         self.keep = keep
         self.ids, self.mask = left_pad(prompts, eos_id, model.device)
+        # The first real token has position 0, as it would without padding on its left; padding itself is masked.
         self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
         self.rows = torch.arange(len(prompts), device=model.device)
         self.lengths = torch.zeros(len(prompts), dtype=torch.long, device=model.device)
@@ -184,11 +192,12 @@ class _Batch:
         return self._responses()
 
     def _draw(self, step: int) -> Tensor:
-        """One token for each row in the batch, [B]; what is known about it is kept."""
+        """Draw a token for each row in the batch, [B], and keep its probabilities and states."""
         hidden = self._advance(self.student, step)
         if self.keep == "own states":
             self._keep("hidden", step, hidden)
         logits = self._logits(self.student, hidden)
+        # log q is the model's own, at temperature 1; only what is drawn from knows temperature and cuts.
         logq = logits.log_softmax(-1)
         behaviour = restrict(logits, self.sampling).softmax(-1)
         if self.teacher is None:
@@ -197,13 +206,16 @@ class _Batch:
             hidden = self._advance(self.teacher, step)
             logits = self._logits(self.teacher, hidden)
             logp = logits.log_softmax(-1)
+            # Probabilities are mixed, not logits (Eq. 4), each model cut by itself. Alpha 0 leaves q to the last bit.
             behaviour = self.alpha * restrict(logits, self.sampling).softmax(-1) + (1 - self.alpha) * behaviour
             tokens = inverse_cdf(behaviour, self.draws[self.rows, step])
             self._keep("teacher_logprobs", step, _pick(logp, tokens))
+            # From logarithms, which stay finite where a probability underflows: such a term is 0, not nan.
             self._keep("kl", step, (logq.exp() * (logq - logp)).sum(-1))
             if self.keep == "teacher states":
                 self._keep("teacher_hidden", step, hidden)
         self._keep("logprobs", step, _pick(logq, tokens))
+        # Finite: no token of probability 0 is drawn.
         self._keep("behaviour_logprobs", step, _pick(behaviour, tokens).log())
         self.tokens[self.rows, step] = tokens
         return tokens
@@ -215,6 +227,7 @@ class _Batch:
     def _logits(self, model: CachedModel, hidden: Tensor) -> Tensor:
         """Scores [B, V] in float32 or better, whatever the model's own precision (trap 12)."""
         scores: Tensor = head(model.model)(hidden)
+        # Cut before any softmax, so that both models are distributions over the same ids.
         return precise(scores[:, : self.vocabulary])
 
     def _keep(self, name: str, step: int, values: Tensor) -> None:
@@ -237,6 +250,7 @@ class _Batch:
             self.mask, self.positions = self.mask[index], self.positions[index]
         self.ids = tokens[:, None]
         self.mask = torch.cat([self.mask, self.mask.new_ones(count, 1)], dim=-1)
+        # Each row goes on from its own last position, whatever the width of the batch.
         self.positions = self.positions[:, -1:] + 1
         return count > 0
 

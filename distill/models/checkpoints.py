@@ -1,7 +1,7 @@
-"""Finished checkpoints: a `save_pretrained` folder, its tokenizer, and a `meta.json` that says what it is.
+"""Finished checkpoints: a `save_pretrained` folder with tokenizer and `meta.json`.
 
-`meta.json` holds only what the weights follow from, so that a stage run again on the same inputs writes the
-same bytes and DVC re-runs nothing below it. When, where and on what a stage ran stands beside the folder in
+`meta.json` names the inputs of the weights and nothing else, so that a stage run again on the same inputs writes the
+same bytes and DVC re-runs nothing below it. Time, machine and cost of the run stand beside the folder in
 `<what>.run.json`.
 """
 
@@ -40,10 +40,10 @@ def save_checkpoint(
 ) -> None:
     """Write model, tokenizer and `meta.json` as one folder, or nothing at all.
 
-    A LoRA adapter in the model is written to `adapter/`, beside the weights it is merged into or, where `adapted`
-    says so, beside a pointer to its base; the model itself goes on as it is.
+    A LoRA adapter goes to `adapter/`, beside the merged weights or, with `save: adapter`, beside a pointer to its
+    base. The model in memory stays unmerged.
 
-    Raises: ModelError when the adapter cannot be apart from its base.
+    Raises: ModelError when that base is a model of this pipeline.
     """
     with fresh_dir(folder) as aside:
         if has_adapter(model):
@@ -61,15 +61,15 @@ def save_checkpoint(
 
 @dataclass(frozen=True)
 class Adapted:
-    """How a model was trained by LoRA, and on what."""
+    """LoRA settings of a trained model, and its base."""
 
     settings: LoraSettings
     base: Reference | None
-    """Where the weights below the adapter are; None when they are a model of this pipeline."""
+    """Source of the weights below the adapter; None for a model of this pipeline."""
 
 
 def elsewhere(folder: Path) -> Reference | None:
-    """Where the weights that a stage starts from lie outside this pipeline; None for weights of its own."""
+    """Source of the weights of `folder` outside this pipeline; None for weights of its own."""
     found = origin(folder)
     return None if found.adapter is not None or str(found.base) == str(folder) else found.base
 
@@ -85,17 +85,17 @@ def require_elsewhere(base: Reference | None) -> Reference:
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Put the tokenizer's files beside weights that are only referred to."""
+    """Copy the tokenizer's files beside a pointer to weights."""
     shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
 def library_versions() -> dict[str, str]:
-    """The versions the numbers depend on."""
+    """Versions of the libraries that the numbers depend on."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 class RunRecord:
-    """When, where and on what a stage ran; written beside its output, never hashed by what follows."""
+    """Time, machine and cost of a stage's run; written beside its output, and no later stage depends on it."""
 
     def __init__(self) -> None:
         """Start the clock."""

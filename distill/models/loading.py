@@ -17,7 +17,7 @@ from distill.project.references import Reference
 
 
 def load_model(source: Reference | Path, dtype: str = "float32") -> PreTrainedModel:
-    """Load a causal language model from safetensors; a folder may only point to one elsewhere, or adapt one.
+    """Load a causal language model from safetensors; a folder may hold a pointer to one, or an adapter for it.
 
     Raises: ModelError, ending with the fix, when there is none or it cannot be read.
     """
@@ -30,7 +30,7 @@ def load_model(source: Reference | Path, dtype: str = "float32") -> PreTrainedMo
 
 
 def load_weights(reference: Reference, dtype: str = "float32") -> PreTrainedModel:
-    """Load what a reference itself names, without following it further.
+    """Load the weights that a reference names; follow no pointer and add no adapter.
 
     Raises: as `load_model`.
     """
@@ -109,5 +109,5 @@ def initialise_model(init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, s
 
 
 def _reason(error: Exception) -> str:
-    """What a library says, in one line."""
+    """A library's message in one line."""
     return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

@@ -1,7 +1,7 @@
 """LoRA (Hu et al. 2021) by peft: a low-rank addition to some of a frozen model's layers.
 
-The additions are injected into the model in place, so that everything that takes a model apart into backbone and
-head goes on as it does. peft is imported only where an adapter is: a machine without it runs everything else.
+Additions are injected in place, so that the model's backbone and head stay where other code finds them. Only work on
+an adapter imports peft: a machine without it runs everything else.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from distill.project.references import Reference
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _NAME = "default"
-# What peft's own files put before the names of the model's modules.
+# The prefix of the modules' names in peft's own files.
 _PREFIX = "base_model.model."
 
 
 def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> None:
-    """Freeze `model` and add fresh trainable low-rank layers to it; its outputs do not change by that.
+    """Freeze `model` and add fresh trainable low-rank layers to it; its outputs stay the same.
 
     Raises: ModelError when the targets name no layer, or the output head.
     """
     config = _configuration(settings)
+    # peft draws A and sets B to 0, so (alpha / r) B A starts at 0. The generator is put back afterwards: an adapter
+    # moves no other draw of the run.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _inject(model, config, "`lora.targets`")
@@ -67,6 +69,7 @@ def read_adapter(model: PreTrainedModel, source: Reference) -> None:
     result: Any = set_peft_model_state_dict(
         model, {name.removeprefix(_PREFIX): values for name, values in weights.items()}, adapter_name=_NAME
     )
+    # The file rightly lacks the base's own weights; an addition that it lacks would stay at its random start.
     absent = [name for name in result.missing_keys if ".lora_" in name]
     if result.unexpected_keys or absent:
         strange = [*result.unexpected_keys, *absent]
@@ -118,12 +121,13 @@ def _folder(source: Reference) -> Path:
 
 
 def require_untouched_head(model: PreTrainedModel, source: str = "`lora.targets`") -> None:
-    """MiniLLM's loss takes the head's own weight, so an addition to it would be trained past.
+    """Refuse an adapter on the output head: MiniLLM's loss takes the head's own weight and would miss the addition.
 
-    Raises: ModelError when the adapter, which came from `source`, has such an addition.
+    Raises: ModelError naming the layer, and `source` as the adapter's origin.
     """
     from peft.tuners.lora import LoraLayer
 
+    # The same tensor, not the same name: a tied embedding is the head under another one.
     weight = head(model).weight
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer) and module.get_base_layer().weight is weight:
@@ -131,17 +135,17 @@ def require_untouched_head(model: PreTrainedModel, source: str = "`lora.targets`
 
 
 def has_adapter(model: nn.Module) -> bool:
-    """Whether an adapter is in the model, not merged."""
+    """Whether the model has an adapter that is not merged."""
     return any(".lora_" in name for name, _ in model.named_parameters())
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What training changes, by name: all parameters, or those of the adapter. A tied head is there once."""
+    """Parameters that training changes, by name: all, or the adapter's. A tied head stands there once."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def save_adapter(model: PreTrainedModel, folder: Path, base: Reference | None) -> None:
-    """Write the model's adapter in peft's format; `base` is recorded as what it belongs to.
+    """Write the model's adapter in peft's format; `base` is recorded as its model.
 
     Raises: OSError when the folder cannot be written.
     """
@@ -161,9 +165,10 @@ def save_adapter(model: PreTrainedModel, folder: Path, base: Reference | None) -
 
 
 def merge_adapter(model: PreTrainedModel) -> None:
-    """Add the adapter's products to the weights they stand beside, in place; nothing of peft stays in the model."""
+    """Add the adapter's products to their weights, in place; nothing of peft stays in the model."""
     from peft.tuners.lora import LoraLayer
 
+    # A list, because the tree changes under the walk.
     for name, module in list(model.named_modules()):
         if isinstance(module, LoraLayer):
             cast(Any, module).merge()
@@ -173,7 +178,7 @@ def merge_adapter(model: PreTrainedModel) -> None:
 
 
 def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights with the adapter's products added, by their names in a model without one; `model` stays as it is."""
+    """The weights plus the adapter's products, by their names in a model without one; `model` stays unmerged."""
     from peft.tuners.lora import LoraLayer
 
     added = {f"{name}.weight": cast(Any, m) for name, m in model.named_modules() if isinstance(m, LoraLayer)}
@@ -181,17 +186,19 @@ def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     for name, values in model.state_dict().items():
         if ".lora_" not in name:
             plain = name.replace(".base_layer.", ".")
+            # Beside the weights and not into them: what is added and taken off again does not round back.
             products = added[plain].get_delta_weight(_NAME).to(values) if plain in added else None
             found[plain] = values if products is None else values + products
     return found
 
 
 def same_shape(source: Reference, settings: LoraSettings, base: Reference) -> bool:
-    """Whether an adapter of `base` is one that `settings` would make, so that training can go on with it."""
+    """Whether `settings` would give `base` an adapter like that of `source`, so that training can go on with it."""
     if source.path is None:
         return False
     folder = Path(source.path)
     known = read_json(folder / ADAPTER_CONFIG)
+    # Alpha scales what the tensors mean; dropout belongs to the training and may differ.
     if (known["r"], known["lora_alpha"]) != (settings.r, settings.alpha):
         return False
     with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
@@ -199,10 +206,11 @@ def same_shape(source: Reference, settings: LoraSettings, base: Reference) -> bo
 
 
 def _names(base: Reference, settings: LoraSettings) -> set[str]:
-    """The tensors' names in the file of an adapter that `settings` would make: null and `all-linear` depend on it."""
+    """Names of the tensors in an adapter that `settings` would make; null and `all-linear` leave them to peft."""
     from peft import get_peft_model_state_dict
 
     config = AutoConfig.from_pretrained(base.name, revision=base.revision or "main", trust_remote_code=False)
+    # Names alone are wanted: the meta device gives tensors without memory.
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         _inject(skeleton, _configuration(settings), "`lora.targets`")
@@ -211,5 +219,6 @@ def _names(base: Reference, settings: LoraSettings) -> set[str]:
 
 def with_shared_weights(model: PreTrainedModel) -> PreTrainedModel:
     """A second model of the same tensors: each can be given an adapter of its own, the weights exist once."""
+    # deepcopy takes what its memo holds for copied already: modules are new, tensors stay the same objects.
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)

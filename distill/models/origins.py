@@ -1,4 +1,4 @@
-"""What a checkpoint is made of: the weights it stands on, and the LoRA adapter on top of them.
+"""Parts of a checkpoint: the weights, and the LoRA adapter on top of them.
 
 A folder of this project is one of four things: whole weights; whole weights with the adapter that was merged into
 them beside (`adapter/`); a pointer to weights elsewhere (`reference.json`); a pointer with an adapter beside.
@@ -27,9 +27,9 @@ class Origin:
 
 
 def origin(source: Reference | Path) -> Origin:
-    """What must be loaded for the model `source`; merged weights are taken as they are.
+    """Weights and adapter to load for the model `source`; merged weights are taken as they are.
 
-    Raises: ModelError for a student or teacher that was given no base.
+    Raises: ModelError for a student or teacher without a base.
     """
     if isinstance(source, ModelReference) and source.adapter is not None:
         below = origin(source.base)
@@ -53,7 +53,7 @@ def origin(source: Reference | Path) -> Origin:
 
 
 def unmerged_origin(folder: Path) -> Origin:
-    """The same, but weights that an adapter was merged into are taken apart where their base is elsewhere."""
+    """As `origin`, but merged weights count as base and adapter if the base comes from outside this pipeline."""
     config = folder / ADAPTER_FOLDER / ADAPTER_CONFIG
     if (folder / REFERENCE_FILE).is_file() or not config.is_file():
         return origin(folder)

@@ -1,7 +1,7 @@
-"""A causal language model as backbone and output head, apart.
+"""Backbone and output head of a causal language model, apart.
 
-The project runs the head only where it needs logits, so it takes stock transformers models as
-`head(backbone(ids))`. `require_plain_head` refuses the models of which that is not true.
+The head runs only where logits are needed, so a stock transformers model is taken as `head(backbone(ids))`;
+`require_plain_head` refuses a model that does more.
 """
 
 from __future__ import annotations
@@ -30,22 +30,25 @@ def head(model: PreTrainedModel) -> nn.Module:
 
 def precise(logits: Tensor) -> Tensor:
     """Scores in float32 or better, for whatever is summed over a vocabulary (trap 12)."""
+    # Promoted, not cast: float64 stays, for tests that hold float32 against it.
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 @torch.no_grad()
 def require_plain_head(model: PreTrainedModel) -> None:
-    """Refuse models whose logits are not `head(backbone(ids))` (soft-capped or scaled ones).
+    """Refuse models with other logits than `head(backbone(ids))` (soft-capped or scaled ones).
 
     Raises: ModelError with the largest difference seen.
     """
     training = model.training
     model.eval()
+    # Any tokens will do: a cap or a scale changes every logit. Taken modulo the rows, for the smallest of test models.
     ids = torch.arange(1, 9, device=model.device)[None] % _rows(head(model))
     whole: Tensor = model(input_ids=ids).logits.float()
     parts: Tensor = head(model)(backbone(model)(input_ids=ids).last_hidden_state).float()
     model.train(training)
     gap = (whole - parts).abs().max().item()
+    # The two ways do the same operations, so rounding alone is far below a thousandth of the largest logit.
     if gap > 1e-3 * (1 + whole.abs().max().item()):
         raise ModelError(
             f"{type(model).__name__} changes its logits after the output head (by up to {gap:.3g}), which this "
@@ -54,7 +57,8 @@ def require_plain_head(model: PreTrainedModel) -> None:
 
 
 def shared_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel) -> int:
-    """How many token ids both models have: the longer vocabulary is only padded (trap 5)."""
+    """Number of token ids that both models have; the longer vocabulary is only padded (trap 5)."""
+    # Rows beyond the tokenizer's ids round a matrix up to a size that a GPU likes, and stand for no token.
     return min(_rows(head(student)), _rows(head(teacher)))
 
 
@@ -63,6 +67,7 @@ def require_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
 
     Raises: ModelError naming both numbers.
     """
+    # The highest id, not how many there are: ids may have gaps.
     highest = max(tokenizer.get_vocab().values())
     if highest >= _rows(head(model)):
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Settings of models: where the weights come from, and how fresh ones are pretrained."""
+"""Settings of models: the source of the weights, pretraining of fresh ones, LoRA."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ModelSettings(Settings):
     """A model taken from somewhere, or initialised from an architecture."""
 
     source: ModelReference | None = None
-    """Hub id or folder of a causal language model, with its LoRA `adapter` where it has one."""
+    """Hub id or folder of a causal language model, with or without a LoRA `adapter`."""
     init: dict[str, Any] | None = None
     """Configuration of a fresh model in transformers' own words, e.g. `{model_type: gpt2, n_layer: 2}`;
     vocabulary and special ids come from the family's tokenizer."""
@@ -48,10 +48,10 @@ class ModelSettings(Settings):
 
 
 class Taken(Settings):
-    """A finished checkpoint from elsewhere, in the place of a stage that would train one."""
+    """A finished checkpoint from elsewhere, instead of training one."""
 
     source: ModelReference = Field(alias="from")
-    """Hub id or folder, with its LoRA `adapter` where it has one."""
+    """Hub id or folder, with or without a LoRA `adapter`."""
 
 
 class LoraSettings(Settings):
@@ -67,5 +67,5 @@ class LoraSettings(Settings):
     """Names of the layers that get an addition, e.g. `[q_proj, v_proj]`; null leaves them to peft, which takes the
     attention's projections of the architectures it knows. Never the output head or what is tied to it."""
     save: Literal["merged", "adapter"] = "merged"
-    """`merged`: whole weights that any program loads, the adapter beside them. `adapter`: the adapter and where its
-    base is, which must then come from elsewhere: a gigabyte less a checkpoint, and the base is needed to load it."""
+    """`merged`: whole weights that any program loads, the adapter beside them. `adapter`: the adapter and a
+    pointer to its base, which must come from elsewhere; smaller, but loading needs the base."""

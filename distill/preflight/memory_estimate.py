@@ -78,7 +78,7 @@ class PlannedRun:
     batch: int
     """Sequences an optimiser step, over all processes."""
     prompt: int
-    """Tokens of the longest prompt."""
+    """Tokens of the longest prompt; of a row of `response` tokens where a limit is on both together."""
     response: int
     """Tokens of the longest response."""
     width: int = FLOAT32
@@ -96,6 +96,8 @@ class PlannedRun:
     """Rows of the validation set."""
     adapter: int | None = None
     """Parameters of a LoRA adapter, which then is all that is trained."""
+    decoded: int = 0
+    """Tokens of the longest prompt and the longest answer sampled after it; 0: `prompt` + `response`."""
 
     @property
     def trained(self) -> int:
@@ -231,7 +233,7 @@ def activations(shape: Shape, tokens: int, length: int, run: PlannedRun, place: 
 
 def _decoding(run: PlannedRun, place: Placement, teacher: Shape | None, rows: int) -> dict[str, float]:
     """A decode of `rows` rows to the limit, from the student or from its mixture with the teacher."""
-    length = run.prompt + run.response
+    length = run.decoded or run.prompt + run.response
     caches = rows * length * run.student.cache * run.width
     states = 0.0
     if teacher is not None:

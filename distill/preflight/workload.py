@@ -27,8 +27,13 @@ class Lengths:
     prompt: float
     """Mean tokens of a prompt."""
     response: float
+    """Mean tokens of a response of the data."""
     longest_prompt: int
     longest_response: int
+    longest_sequence: int
+    """Tokens of the longest row, prompt and response together; no less than any row has."""
+    generated: float
+    """Mean tokens of a sampled response: as in the data, while the limit of generation allows."""
     known: bool
     """Read from prepared data."""
 
@@ -37,18 +42,35 @@ def read_lengths(data: Path, prompt: PromptSettings, expected_rows: int | None) 
     """From the audit that preparation left in `data`, else the limits of the prompt settings and `expected_rows`."""
     path = data / "report.json"
     if not path.is_file():
-        longest, answer = prompt.max_prompt_tokens, prompt.max_response_tokens
-        return Lengths(expected_rows, None, float(longest), float(answer), longest, answer, known=False)
+        longest, sequence = prompt.max_prompt_tokens, prompt.max_sequence_tokens
+        # The longest response stands behind a prompt of one token, the mean row holds a prompt at its limit.
+        return Lengths(
+            expected_rows,
+            None,
+            float(longest),
+            float(prompt.response_limit(longest)),
+            longest,
+            prompt.response_limit(1),
+            sequence or longest + prompt.max_response_tokens,
+            float(min(prompt.response_limit(longest), prompt.max_response_tokens)),
+            known=False,
+        )
     splits: Mapping[str, Any] = read_json(path)["splits"]
     train, valid = splits["train"], splits.get("valid", {})
     prompts, responses = train["prompt_tokens"], train["response_tokens"]
+    prompt_max = max(prompts["max"], valid.get("prompt_tokens", prompts)["max"])
+    response_max = max(responses["max"], valid.get("response_tokens", responses)["max"])
+    # The audit counts the two apart; the longest of each need not meet in one row.
+    longest = prompt_max + response_max
     return Lengths(
         train["kept"],
         valid.get("kept"),
         prompts["mean"],
         responses["mean"],
-        max(prompts["max"], valid.get("prompt_tokens", prompts)["max"]),
-        max(responses["max"], valid.get("response_tokens", responses)["max"]),
+        prompt_max,
+        response_max,
+        longest if prompt.max_sequence_tokens is None else min(longest, prompt.max_sequence_tokens),
+        min(responses["mean"], float(prompt.max_response_tokens)),
         known=True,
     )
 
@@ -85,15 +107,15 @@ def supervised_work(
 
 def on_policy_work(settings: OnPolicySettings, lengths: Lengths, student: Shape, teacher: Shape) -> Work:
     """Algorithm 1: rollouts of both models, updates of the student, plain text."""
-    length = lengths.prompt + lengths.response
+    length = lengths.prompt + lengths.generated
     collections = -(-settings.max_steps // settings.steps_per_collection)
-    generated = collections * settings.rollouts * lengths.response
+    generated = collections * settings.rollouts * lengths.generated
     decoding = sum(s.forward_operations(length / 2) for s in (student, teacher)) * generated
     decoding += sum(_body(s, length) for s in (student, teacher)) * collections * settings.rollouts * lengths.prompt
     sequences = settings.max_steps * settings.minibatch
     plain = settings.max_steps * settings.lm_batch * settings.lm_length if settings.lm_coef else 0
     operations = _TRAINED * (_body(student, length) * sequences * length)
-    operations += 2 * (_TRAINED * student.embedding + teacher.embedding) * sequences * lengths.response
+    operations += 2 * (_TRAINED * student.embedding + teacher.embedding) * sequences * lengths.generated
     operations += _TRAINED * student.forward_operations(settings.lm_length) * plain
     if settings.lm_kd_ratio:
         operations += teacher.forward_operations(settings.lm_length) * plain
@@ -103,8 +125,8 @@ def on_policy_work(settings: OnPolicySettings, lengths: Lengths, student: Shape,
 
 def sampling_work(responses: float, lengths: Lengths, shape: Shape) -> Work:
     """A stage that only samples `responses` responses."""
-    generated = responses * lengths.response
-    decoding = shape.forward_operations(lengths.prompt + lengths.response / 2) * generated
+    generated = responses * lengths.generated
+    decoding = shape.forward_operations(lengths.prompt + lengths.generated / 2) * generated
     return Work(0, 0.0, generated, 0.0, decoding + _body(shape, lengths.prompt) * responses * lengths.prompt)
 
 

@@ -1,4 +1,4 @@
-"""The errors a person is meant to read, and the one place where a command turns them into an exit code.
+"""Errors with a sentence for a person, and the exit codes of commands.
 
 Every message is a sentence (or a list of them) that ends with the fix. Anything else that escapes is a bug
 and keeps its traceback.
@@ -39,7 +39,7 @@ class DataError(DistillError):
 
 
 class DisagreementError(DataError):
-    """The processes of a run are not of one mind; the message names them, and each of them raises it."""
+    """The processes of a run disagree; each raises it, and the message names them."""
 
 
 class ModelError(DistillError):
@@ -64,7 +64,7 @@ class Terminated(BaseException):
 
 
 def answer_early_interrupt() -> None:
-    """Let Ctrl-C during a command's imports, before `run_stage`, be answered by its sentence instead of a traceback.
+    """Answer Ctrl-C during a command's imports, before `run_stage`, with a sentence instead of a traceback.
 
     Python then ends itself by the signal, as it would have done.
     """
@@ -79,7 +79,7 @@ def answer_early_interrupt() -> None:
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a command's `main`; show what a person can mend, or has asked for, without a traceback.
+    """Run a command's `main`; show no traceback for a fault that a person can mend, or for a stop.
 
     Commands import torch inside `main`: it takes seconds, in which Ctrl-C deserves the same answer.
 
@@ -123,7 +123,7 @@ def is_full_disk(error: Exception) -> bool:
 
 
 def full_disk_message(error: Exception) -> str:
-    """What a person can do about an error that `is_full_disk`."""
+    """The sentence about a full disk, with the fix."""
     return (
         f"the disk is full ({str(error).splitlines()[0]}); nothing half-written was kept: "
         "free some space and run the same command to continue"

@@ -1,4 +1,4 @@
-"""Reading and writing files so that no half-written one is ever taken for a whole one.
+"""Reading and writing of files, none of them ever half-written.
 
 Every writer writes beside its target, syncs, then renames: after a crash the target is either the old
 content or the new one.
@@ -87,7 +87,7 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 
 def _aside(path: Path) -> Path:
-    """A name beside `path`, in a folder that exists; what killed processes left under such names is removed."""
+    """A name beside `path`, in a folder that exists; leftovers of killed processes are removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{escape(path.name)}.*.part"):
         if left.is_dir():

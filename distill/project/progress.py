@@ -1,6 +1,6 @@
-"""Progress a person can watch: one bar with an ETA on a terminal, rare lines in a log file.
+"""Progress of a stage: one bar with an ETA on a terminal, rare lines in a log file.
 
-The same numbers go to `.resume/progress/<stage>.json`, where an orchestrator may read them.
+The same numbers go to `.resume/progress/<stage>.json`, for an orchestrator to read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Progress:
     """A progress bar over `steps` steps, named after the stage, e.g. `tiny/minillm`."""
 
     def __init__(self, name: str, steps: int, unit: str = "step", start: int = 0, shown: bool = True) -> None:
-        """`start` is the step a resumed run continues from; `unit` is what a step is called.
+        """`start` is the step a resumed run continues from; `unit` is the word for a step.
 
         Of several processes that share a stage only the first has its progress `shown`.
         """

@@ -10,13 +10,13 @@ import random
 
 
 def key(seed: int, *parts: int | str) -> int:
-    """A stable 63-bit integer for a seed and what it is used for, e.g. `key(0, "rollout", step, example)`."""
+    """A stable 63-bit integer for a seed and a purpose, e.g. `key(0, "rollout", step, example)`."""
     text = "\0".join(f"{type(part).__name__}:{part}" for part in (seed, *parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
 def rng(seed: int, *parts: int | str) -> random.Random:
-    """A standard-library generator of its own for one purpose."""
+    """A standard-library generator for one purpose alone."""
     return random.Random(key(seed, *parts))
 
 

@@ -1,4 +1,4 @@
-"""Where a model or tokenizer comes from: a local folder, or a hub id pinned to a revision."""
+"""Reference to a model or tokenizer: a local folder, or a hub id pinned to a commit."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Reference(Settings):
 
     @property
     def name(self) -> str:
-        """What `from_pretrained` takes."""
+        """The argument for `from_pretrained`."""
         return self.hub or self.path or ""
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ class Reference(Settings):
 
 
 class ModelReference(Reference):
-    """A model, and a LoRA adapter for it where there is one."""
+    """A model, with or without a LoRA adapter."""
 
     adapter: Reference | None = None
     """Folder or hub id of a peft adapter (`adapter_config.json`, `adapter_model.safetensors`) of this model."""

@@ -1,4 +1,4 @@
-"""Which code made a result: the commit that is checked out, as the record of a run names it."""
+"""The commit that is checked out, as the record of a run names it."""
 
 from __future__ import annotations
 

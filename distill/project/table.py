@@ -1,4 +1,4 @@
-"""The table in params.yaml: which students, families, methods and evaluation sets exist in this commit."""
+"""The table in params.yaml: students, families, methods and evaluation sets of this commit."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class StudentRow(Settings):
 
 
 class Table(Settings):
-    """What `dvc repro` builds."""
+    """Rows and columns that `dvc repro` builds."""
 
     students: dict[str, StudentRow]
     """Student name to its row."""
     families: dict[str, str]
-    """Family name to where its training rows come from: a file or folder that DVC watches."""
+    """Family name to the file or folder of its training rows, which DVC watches."""
     datasets: dict[str, str]
     """Evaluation set to the file or folder that holds it; evalsets/<name>.yaml says how to read it."""
     methods: dict[str, dict[str, StudentRow]]
@@ -78,7 +78,7 @@ def read_table(path: Path = PARAMS) -> Table:
 
 
 def profile_path(family: str) -> Path:
-    """Where a family's profile stands. Raises: SettingsError when there is none."""
+    """The path of a family's profile. Raises: SettingsError when there is none."""
     path = Path("profiles") / f"{family}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml"))) or "none yet"

@@ -24,7 +24,7 @@ class Curves:
             self.points[name].append([step, float(f"{value:.{_DIGITS}g}")])
 
     def last(self, name: str) -> float | None:
-        """The newest value of a quantity, None when there is none."""
+        """The newest value of a quantity; None without one."""
         return self.points[name][-1][1] if self.points.get(name) else None
 
     def write(self, folder: Path) -> None:
@@ -35,5 +35,5 @@ class Curves:
                 (aside / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def state(self) -> dict[str, Any]:
-        """What `Curves(stored)` takes back."""
+        """The argument for `Curves(stored)`."""
         return dict(self.points)

@@ -1,7 +1,7 @@
-"""What is kept of a run that went wrong: the batch at hand, readable, and the best weights so far.
+"""Evidence of a run that diverged: the batch at hand as text, and the best weights so far.
 
-It lies in `.resume/<stage>.diverged/`, where neither DVC nor a cleared resume state removes it, until the stage runs
-to its end: `fault.json`, `batch.jsonl` (one row a line, text beside the token ids) and, where there is one, `best/`.
+`.resume/<stage>.diverged/` holds `fault.json`, `batch.jsonl` (one row a line, text beside the token ids) and the best
+checkpoint as `best/`, if there is any. Neither DVC nor a cleared resume state removes it, only a sound run of the stage.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _IDS = "_ids"
 
 
 class Evidence:
-    """Used as a context: a `DivergedError` that passes leaves its evidence; a sound end removes an older one's."""
+    """A context manager: a `DivergedError` leaves its evidence, a sound end removes older evidence."""
 
     def __init__(
         self, stage: str, tokenizer: PreTrainedTokenizerBase, best: Callable[[Path], None] | None = None
@@ -35,7 +35,7 @@ class Evidence:
         self.kept = False
 
     def keep(self, fault: DivergedError) -> None:
-        """Write the evidence, as a whole or not at all, and say where it is."""
+        """Write the evidence, as a whole or not at all, and print its folder."""
         with fresh_dir(self.folder) as aside:
             write_json(aside / "fault.json", {"fault": str(fault)})
             write_jsonl(aside / "batch.jsonl", (_writable(self._read(row)) for row in fault.rows))

@@ -1,4 +1,4 @@
-"""The half of a profile that fits the machine."""
+"""The `hardware` half of a profile: settings of the machine."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pydantic import Field, field_validator
 
 from distill.project.settings import Settings
 
-# What is tried first where `micro_batch: auto` has no whole batch to begin with.
+# The first size to try with `micro_batch: auto` while no whole batch is known.
 _FIRST_TRIED = 64
 
 
 class TeacherHardware(Settings):
-    """How the teacher, which is only read, is held."""
+    """Placement of the teacher, which is only read."""
 
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Precision of its weights; null takes the recipe's. Half precision rounds its distribution."""
@@ -25,7 +25,7 @@ class TeacherHardware(Settings):
 
 
 class HardwareSettings(Settings):
-    """What fits the machine and changes no result beyond rounding; never tracked by DVC."""
+    """Settings of the machine, which change no result beyond rounding; DVC does not track them."""
 
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads; null leaves torch's own choice. Rounding depends on it."""
@@ -38,28 +38,29 @@ class HardwareSettings(Settings):
     save_every: Annotated[int, Field(ge=1)] = 200
     """Optimiser steps between two stored states of an unfinished run."""
     on_collapse: Literal["stop", "warn", "ignore"] = "stop"
-    """When MiniLLM's reverse KL explodes or its answers or entropy collapse (`distill/on_policy/collapse.py`). What a
-    run comes to is the same where it comes to anything; a loss or gradient that is not finite always stops it."""
+    """Reaction to an explosion of MiniLLM's reverse KL or a collapse of its answers or entropy
+    (`distill/on_policy/collapse.py`). A run that finishes gives the same weights under all three; a loss or gradient
+    that is not finite always stops it."""
     report_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
-    """Trackers that show a run's curves while it is under way (docs/trackers.md); DVC keeps the curves anyway."""
+    """Trackers that show a run's curves during the run (docs/trackers.md); DVC keeps the curves anyway."""
 
     processes: Annotated[int, Field(ge=1)] | Literal["devices", "slurm"] = 1
-    """Processes a training stage runs as, on this machine; `devices` is one for each GPU it sees, `slurm` one for each
-    task of the Slurm allocation, on all its machines."""
+    """Processes of a training stage on this machine; `devices`: one for each visible GPU; `slurm`: one for each task of
+    the Slurm allocation, on all its machines."""
     hostfile: str | None = None
     """File with a line `<host> slots=<processes>` for each machine; replaces `processes`."""
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    """Where the processes meet, on the machine that starts the stage; null chooses a free port."""
+    """Port on which the processes meet, on the machine that starts the stage; null chooses a free one."""
     patience: Annotated[int, Field(ge=1)] = 1800
     """Seconds a process waits for the others in one exchange before the run ends."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
     """DeepSpeed's ZeRO: divides moments (1), gradients (2), weights (3); null trains without DeepSpeed."""
     offload: Literal["none", "optimizer", "all"] = "none"
-    """What of a divided student rests in the CPU's memory: AdamW's state, or the weights too (stage 3)."""
+    """Part of a divided student in the CPU's memory: AdamW's state, or the weights too (stage 3)."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them."""
     teacher: TeacherHardware = TeacherHardware()
-    """How the teacher is held."""
+    """Placement of the teacher."""
 
     @field_validator("report_to")
     @classmethod
@@ -75,7 +76,7 @@ class HardwareSettings(Settings):
         return self.model_copy(update={"processes": 1, "hostfile": None, "zero_stage": None, "offload": "none"})
 
     def largest_micro_batch(self, batch: int | None = None) -> int:
-        """The micro-batch to begin with, for a process's share `batch` of a global batch where there is one."""
+        """The first micro-batch to try, at most `batch`: a process's share of the global batch, if known."""
         if self.micro_batch == "auto":
             return batch or _FIRST_TRIED
         return self.micro_batch if batch is None else min(self.micro_batch, batch)

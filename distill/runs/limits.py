@@ -1,4 +1,7 @@
-"""How much of the prepared training rows each model sees. Apart from the rest: training reads only this."""
+"""Limits on the training rows of teacher and students.
+
+A module of its own, because training reads no other part of the data's settings.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from distill.project.settings import Settings
 
 
 class RowLimits(Settings):
-    """The first so many rows of `train.parquet`, all of them where null."""
+    """Numbers of first rows of `train.parquet`; null takes all."""
 
     teacher: Annotated[int, Field(ge=1)] | None = None
     """Rows the teacher is fine-tuned on."""

@@ -1,4 +1,4 @@
-"""Going on after an out-of-memory error: a batch is halved and tried again, so that the same work is done in parts.
+"""Recovery from an out-of-memory error: halve the batch, and do the same work in parts.
 
 CUDA refuses what does not fit. On a CPU memory is refused where a limit says so (`ulimit -v`, or a system that does not
 overcommit); otherwise the system kills the process, and there is nothing to catch.
@@ -15,12 +15,12 @@ import torch
 
 T = TypeVar("T")
 
-# How torch's allocator on a CPU says it, for which there is no class of errors.
+# Messages of torch's allocator on a CPU, which has no error class of its own.
 _CPU_MESSAGES = ("can't allocate memory", "not enough memory", "std::bad_alloc")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, of a GPU or a CPU, does not suffice."""
+    """Whether an error reports too little memory, of a GPU or a CPU."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _CPU_MESSAGES)
@@ -38,14 +38,14 @@ class Fitting:
     """A batch size that halves itself until the work fits."""
 
     def __init__(self, size: int, name: str, agree: Callable[[bool], bool] = _alone) -> None:
-        """`name` is what is halved, for the message; `agree` tells every process whether it failed in any."""
+        """`name` is for the message; `agree` tells every process whether any of them failed."""
         self.size, self.name, self.agree = size, name, agree
         self.halvings = 0
 
     def run(self, attempt: Callable[[int], T], undo: Callable[[], None] = _nothing) -> T:
-        """What `attempt(size)` gives at the first size that fits; `undo` takes back what a failed one has left.
+        """Return `attempt(size)` for the first size that fits; `undo` cleans up after a failed attempt.
 
-        Raises: the error of the attempt when one at a time is too much, or when it is about something else.
+        Raises: the attempt's own error, if it is not about memory or the size is already 1.
         """
         while True:
             found: T | None = None
@@ -64,13 +64,13 @@ class Fitting:
             self.halve()
 
     def halve(self) -> None:
-        """Half of it from now on."""
+        """Halve the size from now on, and say so."""
         self.size, self.halvings = max(1, self.size // 2), self.halvings + 1
         print(f"out of memory: {self.name} is {self.size} from here on", file=sys.stderr, flush=True)
 
 
 def release() -> None:
-    """Give back what failed work has left behind."""
+    """Free the memory of failed work."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

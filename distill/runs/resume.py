@@ -1,8 +1,8 @@
-"""Unfinished training state: where a killed run goes on from.
+"""Stored states of unfinished runs, from which a killed run goes on.
 
-Kept in `.resume/<stage>/<fingerprint>/`, outside DVC's outputs, because DVC deletes those before it runs a
+They lie in `.resume/<stage>/<fingerprint>/`, outside DVC's outputs, because DVC deletes those before it runs a
 stage. The fingerprint covers settings, inputs and code, so a changed one never resumes from the wrong state.
-Only safetensors and JSON are written, never what could run when it is read; each state is made aside, synced, renamed,
+Only safetensors and JSON are written, which run no code when read; each state is made aside, synced, renamed,
 and carries checksums: a damaged newest state is passed over for the one before. The checksums say that a file is whole,
 not who wrote it, so a state that another user could have written is refused.
 """
@@ -41,7 +41,7 @@ class State:
 
 
 def fingerprint(parts: Mapping[str, str]) -> str:
-    """A short hash of what an unfinished run must share with another to go on in it: settings, inputs, code, by name."""
+    """A short hash of settings, inputs and code, by name: a run goes on only from states with its own hash."""
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -80,7 +80,7 @@ class ResumeStore:
         return None
 
     def clear(self) -> None:
-        """Forget everything, after the run's output is safely written."""
+        """Remove all states, once the run's output is safely written."""
         shutil.rmtree(self.folder.parent, ignore_errors=True)
 
     def _states(self) -> list[Path]:
@@ -88,7 +88,7 @@ class ResumeStore:
 
 
 def seal(folder: Path) -> None:
-    """Write the checksums of a finished folder's files into it: from now on `is_intact` vouches for them."""
+    """Write the checksums of a finished folder's files into it: `is_intact` compares them."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SEAL)
     for path in files:
         sync(path)
@@ -96,7 +96,7 @@ def seal(folder: Path) -> None:
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether a folder was sealed, and every file in it is still what it was then."""
+    """Whether a folder was sealed, and no file in it has changed since."""
     try:
         sums = read_json(folder / _SEAL)
     except (DataError, UnicodeDecodeError):
@@ -107,7 +107,7 @@ def is_intact(folder: Path) -> bool:
 
 
 def require_own(folder: Path) -> None:
-    """Refuse a stored state that somebody else owns or may write: weights out of it would go on as ours.
+    """Refuse a stored state that another user owns or may write: its weights would pass for our own.
 
     Raises: DataError naming it.
     """

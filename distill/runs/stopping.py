@@ -1,6 +1,6 @@
-"""Stopping in order: inside a training loop, Ctrl-C and SIGTERM wait until the step is done and its state stored.
+"""Orderly stops of a training loop: Ctrl-C and SIGTERM wait until the step is done and its state stored.
 
-A second signal does not wait; nor does SIGKILL, after which the run goes on from the last state stored on the way.
+A second signal ends the run at once, as SIGKILL does; the run then goes on from the last state stored before.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import FrameType
 from distill.project.errors import Terminated
 from distill.project.running import is_started, speaks
 
-# Seconds within which the same signal again is no second one.
+# Seconds in which a repeated signal counts as the same one.
 _ONE_SIGNAL = 1.0
 
 
@@ -24,7 +24,7 @@ class StopRequest:
     """Whether this process was asked to end; a training loop looks here after each step."""
 
     def __init__(self) -> None:
-        """Nobody has asked yet."""
+        """Begin without a request."""
         self.signal: int | None = None
         self._noted = 0.0
 
@@ -44,7 +44,7 @@ class StopRequest:
             print("stopping once this step is stored; a second signal stops at once", file=sys.stderr)
 
     def agreed(self, any_of: Callable[[bool], bool]) -> bool:
-        """Whether any process of the run was asked to end, which `any_of` finds out; then all of them are."""
+        """Whether any process of the run was asked to end, by `any_of`; then all of them are."""
         if any_of(bool(self)) and not self:
             self.signal = signal.SIGTERM
         return bool(self)
@@ -59,10 +59,10 @@ class StopRequest:
 
 @contextmanager
 def stop_after_step() -> Iterator[StopRequest]:
-    """Inside, signals are noted in the request that is given; leaving in good order obeys them."""
+    """Note signals in the request as long as the context lasts; obey them at its orderly end."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield request  # only the main thread may handle signals; elsewhere whoever called us does
+        yield request  # only the main thread may handle signals; elsewhere the caller does
         return
     before = {number: signal.signal(number, request.note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

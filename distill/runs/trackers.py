@@ -1,7 +1,6 @@
-"""Reporting a training run to TensorBoard, Weights & Biases or MLflow, through transformers' own callbacks.
+"""Reports of a training run to TensorBoard, Weights & Biases or MLflow, through transformers' own callbacks.
 
-The curves that DVC plots are written whatever is chosen here; a tracker only shows the same numbers while a run is
-under way. TensorBoard's files go to `trackers/tensorboard/<stage>`, in this clone and nowhere else; the other two
+DVC's curves are written in any case; a tracker shows the same numbers during the run. TensorBoard's files go to `trackers/tensorboard/<stage>`, in this clone and nowhere else; the other two
 send them where their own environment variables say (WANDB_MODE=offline and MLFLOW_TRACKING_URI keep them here).
 """
 
@@ -23,7 +22,7 @@ _PROJECT = "distill-pipeline"
 
 
 def callbacks(report_to: Sequence[str], name: str) -> list[TrainerCallback]:
-    """One callback for each tracker, for the stage `name`, e.g. `sft@tiny`; none in processes but the first."""
+    """One callback for each tracker, for the stage `name`, e.g. `sft@tiny`; in the first process alone."""
     if not report_to or int(os.environ.get("RANK", "0")):
         return []
     os.environ.setdefault("WANDB_PROJECT", _PROJECT)
@@ -37,10 +36,10 @@ def callbacks(report_to: Sequence[str], name: str) -> list[TrainerCallback]:
 
 
 class Trackers:
-    """The trackers of a loop that is not the Trainer's: it hands over its curves after each step."""
+    """Trackers of a loop without a Trainer, which hands over its curves after each step."""
 
     def __init__(self, report_to: Sequence[str], name: str, settings: dict[str, Any], curves: Curves) -> None:
-        """Start reporting; what `curves` already hold was reported by the run that is continued."""
+        """Start reporting; the run that is continued has reported the points in `curves`."""
         self._callbacks = callbacks(report_to, name)
         self._seen = {quantity: len(points) for quantity, points in curves.points.items()}
         if self._callbacks:
@@ -50,7 +49,7 @@ class Trackers:
             self._log(0, {"settings": str(settings)})
 
     def report(self, curves: Curves) -> None:
-        """Hand over every point that was added since."""
+        """Report the points added since the last call."""
         if not self._callbacks:
             return
         fresh: dict[int, dict[str, Any]] = {}
@@ -62,7 +61,7 @@ class Trackers:
             self._log(step, values)
 
     def end(self) -> None:
-        """Close them."""
+        """Close the trackers."""
         self._tell("on_train_end")
 
     def _log(self, step: int, values: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Prepared rows as the training stages read them: token ids with the text behind them."""
+"""Prepared rows for the training stages: token ids, and the text behind them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Example:
 def read_examples(path: Path, limit: int | None = None, samples: int | None = None) -> list[Example]:
     """The first `limit` rows (all when None) of a prepared Parquet file.
 
-    `samples` is for the teacher's responses, which have a column of that name: the first so many of each prompt.
+    `samples` keeps that many responses of each prompt, in a file of the teacher's responses (it has a column `sample`).
 
     Raises: DataError when the file is missing or has no row.
     """

@@ -3,7 +3,7 @@
 The numbers equal those of `rouge_score.rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)` to the last
 bit; stems are remembered and the longest common subsequence comes from rapidfuzz, which makes it 10 to 50
 times faster. Words in other scripts than a-z and 0-9 count for nothing, as in `rouge_score`.
-Imported inside training for the validation Rouge-L: light, and no torch.
+Training imports it for validation: it is light and needs no torch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _EXAMPLES_A_CHUNK = 1_000
 
 @lru_cache(maxsize=1)
 def _tokenizer() -> DefaultTokenizer:
-    # it brings nltk, 0.3 s: paid at the first score, not by everyone who imports this module
+    # It brings nltk, 0.3 s: the first score pays for it, not every import of this module.
     from rouge_score.tokenizers import DefaultTokenizer
 
     return DefaultTokenizer(use_stemmer=True)
@@ -46,12 +46,15 @@ def _stem(word: str) -> tuple[str, ...]:
 
 def tokenize(text: str) -> list[str]:
     """The stemmed words of `text` that `rouge_score`'s default tokenizer gives."""
+    # A word alone has the stem it has in its text, so each is stemmed once. Lower case comes first, as there: it may
+    # turn one letter into two, of which only one is a-z.
     return [token for word in _WORD.findall(text.lower()) for token in _stem(word)]
 
 
 def _f_measure(answer: Sequence[str], reference: Sequence[str]) -> float:
     """F-measure in [0, 1] of the longest common subsequence of two token lists; 0 when one is empty."""
     common = LCSseq.similarity(reference, answer) if answer and reference else 0
+    # No common word: precision and recall are 0, and their harmonic mean would be 0/0.
     if not common:
         return 0.0
     # in rouge_score's order of operations: another order differs in the last bit
@@ -67,6 +70,7 @@ def score(answer: str, references: Sequence[str]) -> float:
     if not references:
         raise DataError("an answer has no reference to be scored against; give at least one")
     tokens = tokenize(answer)
+    # The best F-measure, not the best precision with the best recall: these may come from two references.
     return 100 * max(_f_measure(tokens, tokenize(reference)) for reference in references)
 
 
@@ -121,6 +125,7 @@ def score_all(
         for future in as_completed(futures):
             future.result()  # a worker's fault ends the wait at once
             report(sizes[future])
+        # In the order of the answers, whichever chunk was done first.
         return [value for future in futures for value in future.result()]
 
 
@@ -131,4 +136,5 @@ def mean_rouge_l(answers: Sequence[str], references: Sequence[Sequence[str]]) ->
     """
     if not answers:
         raise DataError("there is no answer to score; give at least one")
+    # The exact sum, rounded once: the mean does not depend on the order of the answers.
     return fsum(score_all(answers, references, processes=1)) / len(answers)

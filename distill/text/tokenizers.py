@@ -16,7 +16,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def build_tokenizer(settings: TokenizerSettings, texts: Iterable[str]) -> PreTrainedTokenizerBase:
-    """The tokenizer that `settings` asks for; `texts` is what a new one learns from."""
+    """Load or learn the tokenizer of `settings`; a new one learns from `texts`."""
     if settings.train is not None:
         return learn_bpe(texts, settings.train.vocab_size)
     assert settings.source is not None  # the settings hold exactly one of the two
@@ -52,7 +52,7 @@ def learn_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
 def load_tokenizer(source: Reference | Path, cached: bool = False) -> PreTrainedTokenizerBase:
     """Load a saved tokenizer; bare GPT-2 files (`vocab.json`, `merges.txt`) are enough.
 
-    `cached` asks no hub: only what has been fetched before is there.
+    `cached` asks no hub and finds only files fetched before.
 
     Raises: ModelError, ending with the fix.
     """
@@ -99,7 +99,7 @@ def _load_gpt2_files(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def id_count(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many ids have a token: a model may have more rows, which are padding and no text."""
+    """One more than the highest id of a token; a model's rows beyond are padding and no text."""
     return max(tokenizer.get_vocab().values()) + 1
 
 
