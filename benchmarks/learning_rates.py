@@ -41,8 +41,8 @@ Best validation Rouge-L (lowest validation loss) of one run each, seed 0, by `py
 rate is climbed by factors of two until both neighbours of the best are worse; the best of each row is bold. MiniLLM's
 start, `init`, keeps 2e-3: it is chosen by loss, and SFT's lowest loss is there.
 
-A rate that a row lacks was not run in this climb. What is missing of `sft`, `seqkd` and `single_step` was last swept on
-another machine, with the same outcome as shipped: 36.3, 42.5 and 42.1 for `sft` at 2e-3, 4e-3 and 8e-3; 34.9, 38.6 and
+An empty cell was not run in this climb. The rates missing for `sft`, `seqkd` and `single_step` were last swept on
+another machine, and chose the shipped rates too: 36.3, 42.5 and 42.1 for `sft` at 2e-3, 4e-3 and 8e-3; 34.9, 38.6 and
 37.9 for `seqkd`; 45.5, 52.5 and 47.6 for `single_step`.
 """
 
