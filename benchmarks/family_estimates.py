@@ -1,9 +1,9 @@
-"""The doctor's estimates for the models of a shipped profile, on GPUs that are not here: the tables of docs/families.
+"""The doctor's estimates for the models of a shipped profile on data-centre GPUs: the tables of docs/families.
 
     python -m benchmarks.family_estimates gpt2
 
-Nothing is run. Lengths are those of Dolly's training rows in GPT-2's tokens, limits are the profile's. Times follow
-from counted operations and two assumptions about one data-centre GPU, printed below the tables; nobody measured them.
+It runs no model. Lengths are those of Dolly's training rows in GPT-2's tokens, limits are the profile's. Times follow
+from counted operations and two assumptions about one GPU, printed below the tables; nobody measured them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SAVING = {"micro_batch": 4, "decode_batch": 32, "gradient_checkpointing": True}
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to lay a stage out."""
+    """A layout of a stage, with its name."""
 
     name: str
     place: Placement
@@ -54,7 +54,7 @@ def layouts(profile: Profile) -> list[Layout]:
 
 
 def plans(family: str, student: str, profile: Profile, place: Placement) -> tuple[Plan, ...]:
-    """The stages of one student, laid out so."""
+    """The stages of one student in the layout `place`."""
     recipe = profile.recipe
     methods = ["sft", "kd", "seqkd", "minillm"]
     table = Table(students={student: StudentRow(family=family)}, families={family: "."}, datasets={}, methods=methods)

@@ -1,6 +1,6 @@
-"""What the arms of the ablations reward at the very start: mean advantage of the end-of-sequence token and of the rest.
+"""First advantages of the ablations' arms: the mean of the end-of-sequence token and of all other tokens.
 
-The difference is how strongly an arm pushes the student to end its answers, before anything is trained.
+Their difference is an arm's push towards ending the answers, before any training.
 
     python -m benchmarks.first_advantages        writes docs/first_advantages_table.md; seconds
 """

@@ -4,9 +4,9 @@ For two students (the start of training, and the trained one), two mixing weight
 mini-batches of 64 rollouts are taken at fixed weights, through the production loss, from the same rollouts for every
 estimator.
 
-    python -m benchmarks.gradient_variance        writes docs/variance_table.md; about 6 CPU minutes
+    python -m benchmarks.gradient_variance        writes docs/variance_table.md; about 3 CPU minutes
 
-trace        mean squared distance of a rollout's gradient from the mean, that of a mini-batch times 64
+trace        mean squared distance of a rollout's gradient from the mean: 64 times that of a mini-batch's
 relative     trace over the squared length of the mean gradient
 """
 

@@ -1,13 +1,13 @@
 """Sweep the learning rate of each method on the toy profile, by best validation Rouge-L.
 
-The learning rate moves results more than any method does, so no comparison is fair before this. Each method's rate is
-climbed from the one its profile has, by factors of two, until both neighbours of the best are worse. Uses the finished
-data, teacher, start and teacher responses of the working tree (`make repro` first).
+The learning rate moves results more than any method does, so sweep it before comparing methods. Each method's rate is
+climbed from the profile's by factors of two, until both neighbours of the best are worse. Uses the finished data,
+teacher, start and teacher responses of the working tree (`make repro` first).
 
     python -m benchmarks.learning_rates [--methods sft kd ...] [--workers 2]
 
 It writes docs/toy_learning_rates.md and keeps every run in docs/toy_learning_rates.json, with the section of the
-profile it had: what is there is not run again unless that section has changed.
+profile it had: a run is repeated only if that section has changed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STAGES = {
     "minillm": "minillm",
     "single_step": "minillm",
 }
-# Not in the profile: whether the compute that MiniLLM has would change the baseline that comes closest to it.
+# Not in the profile: does MiniLLM's compute help the baseline that comes closest to it?
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"kd, twice the epochs": ("kd", {"epochs": 120})}
 STORE = ROOT / "docs/toy_learning_rates.json"
 HEAD = """# Learning rates on the toy profile
@@ -50,7 +50,7 @@ Found = dict[str, dict[str, Any]]
 
 
 def section(method: str) -> dict[str, Any]:
-    """What the profile says of a method, a variant's changes made, its learning rate left out."""
+    """A method's section of the profile, with a variant's changes and without the learning rate."""
     name, changes = VARIANTS.get(method, (method, {}))
     profile = YAML(typ="safe").load(ROOT / "profiles/toy.yaml")
     return {**profile["recipe"]["students"]["tiny"][name], **changes, "learning_rate": None}
