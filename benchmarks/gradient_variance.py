@@ -12,6 +12,7 @@ relative     trace over the squared length of the mean gradient
 
 from __future__ import annotations
 
+import argparse
 import time
 from dataclasses import dataclass, field
 from math import nan, sqrt
@@ -178,6 +179,7 @@ def table(found: dict[tuple[str, str], Moments]) -> list[str]:
 
 def main() -> None:
     """Measure both students and write the tables."""
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     began = time.process_time()
     teacher = load_model(ROOT / "runs/toy/teacher", "float32").eval().requires_grad_(False)

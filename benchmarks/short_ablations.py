@@ -9,6 +9,7 @@ nothing repeated.
 
 from __future__ import annotations
 
+import argparse
 import time
 from typing import Any
 
@@ -101,6 +102,7 @@ def measure(name: str) -> str:
 
 def main() -> None:
     """Run the arms in order and write the table."""
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     began = time.process_time()
     lines = [HEAD, "|---|---|---|---:|---|"]

@@ -166,13 +166,14 @@ def _final_state(report: Report, request: Request) -> State[Any]:
     if failed:
         shown = [f"{name}: {ending.message}" for name, ending in failed[:_FAILURES_SHOWN]]
         more = [f"… and {len(failed) - _FAILURES_SHOWN} more"] if len(failed) > _FAILURES_SHOWN else []
-        return Failed(message="\n".join([report.headline(), *shown, *more, f"Mend that, then continue with: {again}"]))
+        fix = f"Correct that, then continue with: {again}"
+        return Failed(message="\n".join([report.headline(), *shown, *more, fix]))
     if request.fail_if_worse and report.comparison.failure:
-        told = ["Everything was built, and nobody knows whether it is worse:", report.comparison.failure]
-        return Failed(name="NotCompared", message="\n".join([*told, f"Mend that, then run again: {again}"]))
+        told = ["Everything was built, but the comparison failed:", report.comparison.failure]
+        return Failed(name="NotCompared", message="\n".join([*told, f"Correct that, then run again: {again}"]))
     if request.fail_if_worse and report.comparison.worse:
         rows = [f"{change.name}: {change.old} → {change.new}" for change in report.comparison.worse]
-        return Failed(name="Worse", message="\n".join(["Everything was built, and it is worse:", *rows]))
+        return Failed(name="Worse", message="\n".join(["Everything was built, and these metrics got worse:", *rows]))
     moved = any(ending.outcome in MOVED for ending in report.endings.values())
     return Completed(name=None if moved else Outcome.UP_TO_DATE, message=report.headline())
 

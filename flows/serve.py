@@ -81,7 +81,7 @@ class Serving:
         """Raises: RebuildError when one of the processes has ended."""
         for name, child in self._children.items():
             if child.poll() is not None:
-                raise RebuildError(f"The {name} ended with exit code {child.returncode}; its own words are above.")
+                raise RebuildError(f"The {name} ended with exit code {child.returncode}; see its output above.")
 
     def stop(self) -> None:
         """End the workers, then the server."""
@@ -120,7 +120,7 @@ def pools_of(schedule: Path) -> list[str]:
     except (OSError, YAMLError, TypeError, KeyError) as error:
         raise RebuildError(
             f"{schedule} is no schedule: its `deployments` must be a list, each with `work_pool: {{name: …}}` "
-            f"({type(error).__name__}: {' '.join(str(error).split())}).\nMend it; prefect.yaml is an example."
+            f"({type(error).__name__}: {' '.join(str(error).split())}).\nCorrect it; prefect.yaml is an example."
         ) from error
 
 

@@ -85,7 +85,8 @@ def _build(root: Path, plan: Sweep, places: Mapping[str, RunPlace], box: Slots, 
     create_markdown_artifact(comparison.markdown(), key="sweep", description=f"{plan.name}: {len(built)} points")
     if failed := [point.name for point in plan.points if point not in built]:
         return Failed(
-            message=f"{len(failed)} of {len(plan.points)} points failed: {', '.join(failed)}; see their tasks"
+            message=f"{len(failed)} of {len(plan.points)} points failed: {', '.join(failed)}; see their tasks, correct "
+            "the cause and run the same command"
         )
     return Completed(message=f"{len(built)} points compared in {target}")
 

@@ -37,7 +37,7 @@ def git(root: Path, *arguments: str, extra: dict[str, str] | None = None) -> str
     if done.returncode:
         said = done.stderr.strip() or done.stdout.strip()
         raise RebuildError(
-            f"`git {' '.join(arguments)}` failed in {root}: {said}\nMend that, then run the same command."
+            f"`git {' '.join(arguments)}` failed in {root}: {said}\nCorrect that, then run the same command."
         )
     return done.stdout.removesuffix("\n")
 
@@ -48,7 +48,7 @@ def dvc(root: Path, *arguments: str) -> str:
     if done.returncode:
         raise RebuildError(
             f"`dvc {' '.join(arguments)}` failed in {root}: {done.stderr.strip()}\n"
-            "Mend that, then run the same command."
+            "Correct that, then run the same command."
         )
     return done.stdout.removesuffix("\n")
 

@@ -88,7 +88,7 @@ def _stages(root: Path, targets: list[str]) -> tuple[dict[str, Stage], str | Non
             return stages, remote and repo.config["remote"][remote]["url"]
     except DvcException as error:
         raise RebuildError(
-            f"DVC cannot read the pipeline in {root}: {error}\nMend it until `dvc dag` works."
+            f"DVC cannot read the pipeline in {root}: {error}\nCorrect it until `dvc dag` works."
         ) from error
 
 
@@ -167,5 +167,6 @@ def _changed(root: Path) -> frozenset[str]:
         check=False,
     )
     if done.returncode:
-        raise RebuildError(f"`dvc status` failed in {root}: {done.stderr.strip()}\nMend it until `dvc status` works.")
+        fix = "Correct it until `dvc status` works."
+        raise RebuildError(f"`dvc status` failed in {root}: {done.stderr.strip()}\n{fix}")
     return frozenset(json.loads(done.stdout))

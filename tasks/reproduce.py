@@ -117,7 +117,7 @@ def _ending(
 def _reason(stage: Stage, lines: list[str]) -> str:
     """The reason in one line: DVC's own error, and the usual meaning of a kill."""
     errors = [line for line in lines if line.startswith("ERROR: ")]
-    reason = (errors or lines or ["dvc ended without a word"])[-1].removeprefix("ERROR: ")
+    reason = (errors or lines or ["dvc ended without a message"])[-1].removeprefix("ERROR: ")
     reason = reason.removeprefix(f"failed to reproduce '{stage.name}': ")
     if _KILLED.search(reason):
         return f"{reason} (killed, most often for want of memory: lower the profile's hardware.micro_batch)"
