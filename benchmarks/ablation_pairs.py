@@ -1,12 +1,12 @@
-"""Where do teacher mixing and the policy gradient help? MiniLLM with and without each, on one ground after another.
+"""Teacher mixing and the policy gradient: MiniLLM with and without each, in several settings (grounds).
 
-A ground is everything else: where the student starts, how large it is, how long it trains, on which prompts, with which
-returns. On each ground the arms differ in the one part, share start, teacher and rollout seeds, and have their learning
-rates chosen as in `benchmarks.ablations`.
+A ground is the rest of the setting: the student's start and size, the length of training, the prompts and the returns.
+The arms of a ground differ in one part. They share start, teacher and rollout seeds; their learning rates are chosen as
+in `benchmarks.ablations`.
 
     python -m benchmarks.ablation_pairs [--arms NAME ...] [--workers 2]
 
-It writes docs/ablation_pairs_table.md (`--arms` without a name: of what is there); finished runs are kept in
+It writes docs/ablation_pairs_table.md (`--arms` without a name: of the finished runs only); these are kept in
 docs/ablation_pairs_runs.jsonl. Starts that the pipeline does not make are trained first, by its own stages, and kept in
 .resume/starts.
 """
@@ -33,18 +33,18 @@ STARTS: dict[str, dict[str, Any]] = {
     "6 epochs": {"init.epochs": 6},
     "1 layer of 32": {"model.init.n_layer": 1, "model.init.n_embd": 32},
 }
-"""Starts made here: what of the student's section differs from the shipped profile's."""
+"""Starts made here, by their changes to the student's section of the shipped profile."""
 PARTS: dict[str, dict[str, Any]] = {
     "without mixing": {"teacher_mix_alpha": 0.0},
     "alpha 1": {"teacher_mix_alpha": 1.0},
     "without policy gradient": {"policy_gradient": False},
 }
-"""What an arm changes on its ground."""
+"""An arm's changes on its ground."""
 
 
 @dataclass(frozen=True)
 class Ground:
-    """What the arms of a comparison share."""
+    """The setting that the arms of a comparison share."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     start: str = "init"

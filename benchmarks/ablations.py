@@ -6,8 +6,8 @@ is trained with further rollout seeds from the same teacher and start.
 
     make ablations, or python -m benchmarks.ablations [--arms NAME ...] [--workers 2]
 
-It writes docs/ablations_table.md (`--arms` without a name: of what is there, and runs nothing). Every finished run is
-a line of docs/ablations_runs.jsonl and is not made again unless its settings, the data or the models changed.
+It writes docs/ablations_table.md (`--arms` without a name: of the finished runs, and runs nothing). Every finished run
+is a line of docs/ablations_runs.jsonl; it is repeated only if its settings, the data or the models changed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ ARMS: dict[str, Arm] = {
 
 
 def profile_section() -> dict[str, Any]:
-    """What the arms change: the shipped recipe with fewer steps."""
+    """The recipe that the arms change: the shipped one with fewer steps."""
     path = ROOT / "profiles/toy.yaml"
     return {**lookup(read_yaml(path), "recipe.students.tiny.minillm", path), **STEPS}
 

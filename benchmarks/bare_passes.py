@@ -1,4 +1,4 @@
-"""The passes of a finished MiniLLM cycle again, with nothing around them: what the engine's own work is held against.
+"""The passes of a finished MiniLLM cycle, repeated alone: the bound that the engine's cost is compared with.
 
 No sampling, statistics, losses or optimiser; the same models, cache, batches and lengths, and the heads where the
 cycle applies them.

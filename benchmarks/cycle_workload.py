@@ -1,7 +1,7 @@
-"""The workload the cost of a MiniLLM cycle is measured on: two random GPT-2 shapes and random prompts.
+"""The workload for measuring a MiniLLM cycle: two random models of GPT-2's shape and random prompts.
 
 The models' final bias points at the end-of-sequence token, so that responses end after a geometric number of tokens
-and are a third of the limit long on average: padding and stragglers cost what they cost in practice.
+and are a third of the limit long on average, so that padding and stragglers cost as much as in practice.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ END = 0
 # Lengths that end by chance at each token and are cut at the limit L average L / 3 at a chance of 2.82 / L.
 _ENDS_A_LIMIT = 2.82
 
-# For a table of many cycles: about an eighth of the work a token.
+# For tables of many cycles: about an eighth of the work a token.
 SMALL_MODELS: dict[str, Any] = {"vocabulary": 2048, "student": (2, 128), "teacher": (4, 256)}
 
 

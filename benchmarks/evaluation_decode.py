@@ -1,4 +1,4 @@
-"""Answering prompts as the evaluation does (alpha 0), by our decode and by transformers' `generate`.
+"""Answers to prompts as in the evaluation (alpha 0), by our decode and by transformers' `generate`.
 
     python -m benchmarks.evaluation_decode [seed]
 

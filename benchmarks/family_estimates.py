@@ -1,9 +1,9 @@
-"""The doctor's estimates for the models of a shipped profile, on GPUs that are not here: the tables of docs/families.
+"""The doctor's estimates for the models of a shipped profile on data-centre GPUs: the tables of docs/families.
 
     python -m benchmarks.family_estimates gpt2
 
-Nothing is run. Lengths are those of Dolly's training rows in GPT-2's tokens, limits are the profile's. Times follow
-from counted operations and two assumptions about one data-centre GPU, printed below the tables; nobody measured them.
+It runs no model. Lengths are those of Dolly's training rows in GPT-2's tokens, limits are the profile's. Times follow
+from counted operations and two assumptions about one GPU, printed below the tables; nobody measured them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SAVING = {"micro_batch": 4, "decode_batch": 32, "gradient_checkpointing": True}
 
 @dataclass(frozen=True)
 class Layout:
-    """One way to lay a stage out."""
+    """A layout of a stage, with its name."""
 
     name: str
     place: Placement
@@ -55,7 +55,7 @@ def layouts(profile: Profile) -> list[Layout]:
 
 
 def plans(family: str, student: str, profile: Profile, place: Placement) -> tuple[Plan, ...]:
-    """The stages of one student, laid out so."""
+    """The stages of one student in the layout `place`."""
     recipe = profile.recipe
     students = {student: StudentRow(family=family)}
     methods = dict.fromkeys(("sft", "kd", "seqkd", "minillm"), students)

@@ -1,11 +1,13 @@
-"""What the arms of the ablations reward at the very start: mean advantage of the end-of-sequence token and of the rest.
+"""First advantages of the ablations' arms: the mean of the end-of-sequence token and of all other tokens.
 
-The difference is how strongly an arm pushes the student to end its answers, before anything is trained.
+Their difference is an arm's push towards ending the answers, before any training.
 
     python -m benchmarks.first_advantages        writes docs/first_advantages_table.md; seconds
 """
 
 from __future__ import annotations
+
+import argparse
 
 import torch
 
@@ -49,6 +51,7 @@ def line(name: str, rollouts: Collection) -> str:
 
 def main() -> None:
     """Sample once, from the mixture of the default, and write the table."""
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     student, teacher = (load_model(ROOT / "runs" / name, "float32").eval() for name in ("tiny/init", "toy/teacher"))
     prompts = [example.prompt_ids for example in read_examples(ROOT / "data/toy/train.parquet", 1000)]

@@ -19,7 +19,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.memory = PeakMemory()
-        # What loading took for a moment is not the measured work's.
+        # Memory that loading took for a moment does not count.
         self.memory.restart()
         self.held: float = psutil.Process().memory_info().rss / 2**20
         self.began = time.process_time()
@@ -29,14 +29,14 @@ class Meter:
         return time.process_time() - self.began
 
     def peak_mib(self, ledger_mib: float = 0.0) -> float:
-        """Highest resident memory since then, above `held`, in MiB; `ledger_mib` is what a ledger made it forget."""
+        """Highest resident memory since then, above `held`, in MiB; `ledger_mib` is the highest a ledger has seen."""
         return max(self.memory.peaks()["peak_rss_mib"], ledger_mib) - self.held
 
 
 def in_fresh_process(module: str, *arguments: str) -> dict[str, Any]:
-    """Run `python -m module arguments` on one thread; what it prints last is JSON.
+    """Run `python -m module arguments` on one thread; return the JSON of its last line.
 
-    Raises: SystemExit with what it wrote when it fails.
+    Raises: SystemExit with its output if it fails.
     """
     command = [sys.executable, "-m", module, *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -4,14 +4,15 @@ For two students (the start of training, and the trained one), two mixing weight
 mini-batches of 64 rollouts are taken at fixed weights, through the production loss, from the same rollouts for every
 estimator.
 
-    python -m benchmarks.gradient_variance        writes docs/variance_table.md; about 6 CPU minutes
+    python -m benchmarks.gradient_variance        writes docs/variance_table.md; about 3 CPU minutes
 
-trace        mean squared distance of a rollout's gradient from the mean, that of a mini-batch times 64
+trace        mean squared distance of a rollout's gradient from the mean: 64 times that of a mini-batch's
 relative     trace over the squared length of the mean gradient
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 from dataclasses import dataclass, field
 from math import nan, sqrt
@@ -180,6 +181,7 @@ def table(found: dict[tuple[str, str], Moments]) -> list[str]:
 
 def main() -> None:
     """Measure both students and write the tables."""
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     began = time.process_time()
     teacher = load_model(ROOT / "runs/toy/teacher", "float32").eval().requires_grad_(False)

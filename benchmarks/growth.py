@@ -1,4 +1,4 @@
-"""How the cost of a MiniLLM cycle grows with the response limit and with the number of rollouts.
+"""The growth of a MiniLLM cycle's cost with the response limit and the number of rollouts.
 
     python -m benchmarks.growth [--small]
 

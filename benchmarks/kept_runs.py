@@ -1,4 +1,4 @@
-"""The finished runs of a study, one line each in a file of the repository, and the climb of their learning rates."""
+"""The finished runs of a study, one line each in a file of the repository, and the search for their learning rates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RATES = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 FIRST = (2e-3, 4e-3)
 """The rates that are tried first."""
 CLOSE = 1.5
-"""Validation Rouge-L; rates that differ by less on one seed are told apart by two. Seeds of one arm differ by 0.8."""
+"""Validation Rouge-L; rates closer than this on one seed are compared on two. Seeds of one arm differ by 0.8."""
 
 Job = tuple[str, float, int]
 """A run: arm, learning rate, seed."""
@@ -43,12 +43,12 @@ class Arm:
 
 @cache
 def toy() -> ToyRuns:
-    """What runs need, read once in each process."""
+    """The inputs of runs, read once in each process."""
     return ToyRuns()
 
 
 def place(start: str) -> Path:
-    """Where a checkpoint to start from lies: one of the student's own, or one that a study made."""
+    """The folder of a start: one of the student's own checkpoints, or one that a study made."""
     own = Path("runs/tiny") / start
     return own if own.exists() else Path(".resume/starts") / start
 
@@ -59,7 +59,7 @@ def measure(settings: MiniLLMSettings, start: str, seed: int, prompts: Prompts) 
 
 
 def digest(settings: MiniLLMSettings, start: str, prompts: Prompts) -> str:
-    """A run's settings, those of its preset and those that nobody changed too, as a short hash."""
+    """A short hash of all settings of a run, the preset's and the unchanged ones included."""
     text = json.dumps([settings.model_dump(mode="json"), start, prompts], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -67,8 +67,8 @@ def digest(settings: MiniLLMSettings, start: str, prompts: Prompts) -> str:
 class Runs:
     """The finished runs; a line of the file is one of them, with its arm, its settings and its outcome.
 
-    A run is found by what it follows from, not by its name: `recipe` is a hash of all its settings, `inputs` of the
-    data and the models. One whose settings changed is made anew; the old line stays.
+    A run is found by its inputs, not by its name: `recipe` is a hash of all its settings, `inputs` of the data and the
+    models. A run with changed settings is made anew; the old line stays.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Runs:
         inputs: str | None = None,
         others: Sequence[Path] = (),
     ) -> None:
-        """Read what `path` holds, where new runs go, and the `others`, to which none is added.
+        """Read `path`, which new runs are added to, and `others`, to which none is added.
 
         `section` is what arms change; `inputs` None takes those of the newest run.
         """
@@ -100,7 +100,7 @@ class Runs:
         return self.outcomes.get((digest(self.settings(name, rate), arm.start, arm.prompts), seed))
 
     def keep(self, name: str, rate: float, seed: int, outcome: ToyOutcome) -> None:
-        """Write a finished run down."""
+        """Add a finished run to the file."""
         arm = self.arms[name]
         recipe = digest(self.settings(name, rate), arm.start, arm.prompts)
         said = {"arm": name, "settings": arm.settings, "start": arm.start, "prompts": arm.prompts}
@@ -123,7 +123,7 @@ class Runs:
         return jobs or [job for job in seeded if self.find(*job) is None]
 
     def best_rate(self, name: str) -> float | None:
-        """The learning rate with the best validation Rouge-L; None while it is not known."""
+        """The learning rate with the best validation Rouge-L; None before it is known."""
         jobs, rate = self._climb(name, self.arms[name].seeds)
         return None if jobs else rate
 
@@ -167,7 +167,7 @@ class Runs:
     def difference(self, name: str, quantity: str, same_rate: bool = False) -> str:
         """An arm's mean minus that of the one it is compared with, ± standard error, paired by the seeds both have.
 
-        Each has its own rate, unless both shall have the arm's.
+        Each has its own rate, or both have the arm's.
         """
         other, rate = self.arms[name].against, self.best_rate(name)
         if other == name or other not in self.arms or rate is None:

@@ -1,13 +1,13 @@
 """Sweep the learning rate of each method on the toy profile, by best validation Rouge-L.
 
-The learning rate moves results more than any method does, so no comparison is fair before this. Each method's rate is
-climbed from the one its profile has, by factors of two, until both neighbours of the best are worse. Uses the finished
-data, teacher, start and teacher responses of the working tree (`make repro` first).
+The learning rate moves results more than any method does, so sweep it before comparing methods. Each method's rate is
+climbed from the profile's by factors of two, until both neighbours of the best are worse. Uses the finished data,
+teacher, start and teacher responses of the working tree (`make repro` first).
 
     python -m benchmarks.learning_rates [--methods sft kd ...] [--workers 2]
 
 It writes docs/toy_learning_rates.md and keeps every run in docs/toy_learning_rates.json, with the section of the
-profile it had: what is there is not run again unless that section has changed.
+profile it had: a run is repeated only if that section has changed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.workspace import ROOT, curve, run, toy_run_place
 from commands.methods import START, read_methods
 from distill.project.files import read_json, write_json, write_text
 
-# Not in the profile: whether the compute that MiniLLM has would change the baseline that comes closest to it.
+# Not in the profile: does MiniLLM's compute help the baseline that comes closest to it?
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"kd, twice the epochs": ("kd", {"epochs": 120})}
 KNOWN = read_methods(ROOT / "dvc.yaml")
 """Every method of dvc.yaml: the profile must have a section for those that are swept."""
@@ -35,8 +35,8 @@ Best validation Rouge-L (lowest validation loss) of one run each, seed 0, by `py
 rate is climbed by factors of two until both neighbours of the best are worse; the best of each row is bold. MiniLLM's
 start, `init`, keeps 2e-3: it is chosen by loss, and SFT's lowest loss is there.
 
-A rate that a row lacks was not run in this climb. What is missing of `sft`, `seqkd` and `single_step` was last swept on
-another machine, with the same outcome as shipped: 36.3, 42.5 and 42.1 for `sft` at 2e-3, 4e-3 and 8e-3; 34.9, 38.6 and
+An empty cell was not run in this climb. The rates missing for `sft`, `seqkd` and `single_step` were last swept on
+another machine, and chose the shipped rates too: 36.3, 42.5 and 42.1 for `sft` at 2e-3, 4e-3 and 8e-3; 34.9, 38.6 and
 37.9 for `seqkd`; 45.5, 52.5 and 47.6 for `single_step`.
 """
 
@@ -51,7 +51,7 @@ def swept() -> list[str]:
 
 
 def section(method: str) -> dict[str, Any]:
-    """What the profile says of a method, a variant's changes made, its learning rate left out."""
+    """A method's section of the profile, with a variant's changes and without the learning rate."""
     name, changes = VARIANTS.get(method, (method, {}))
     profile = YAML(typ="safe").load(ROOT / "profiles/toy.yaml")
     return {**profile["recipe"]["students"]["tiny"][name], **changes, "learning_rate": None}

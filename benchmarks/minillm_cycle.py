@@ -1,11 +1,11 @@
-"""What a MiniLLM cycle (rollouts and updates) costs beside a straightforward one, its bare passes, and TRL.
+"""The cost of a MiniLLM cycle (rollouts and updates), beside a plain implementation, its bare passes, and TRL.
 
     python -m benchmarks.minillm_cycle [--repeats 3]
 
 All on one workload (benchmarks/cycle_workload.py), on one thread, in fresh processes that take turns: ours, the
-baseline with the reference's pass structure (benchmarks/reference_cycle.py), TRL's on-policy distillation trainer where
-it is installed, and decoding alone against transformers' `generate`. CPU seconds are medians; memory is the peak above
-what the process held once the models were loaded.
+baseline with the reference's pass structure (benchmarks/reference_cycle.py), TRL's on-policy distillation trainer if it
+is installed, and decoding alone against transformers' `generate`. CPU seconds are medians; memory is the peak above the
+loaded models.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MICRO_BATCH, DECODE_BATCH = 4, 64
 def measure(side: str, work: Workload, bare: bool, stock: bool) -> dict[str, Any]:
     """One cycle in this process: CPU seconds, peak memory above the models' own in MiB, and the losses.
 
-    `stock` says whether models and allocator are as their libraries give them, or as our training stages have them.
+    With `stock`, models and allocator are as their libraries give them; otherwise as our training stages set them.
     """
     import torch
 
@@ -86,10 +86,10 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def verdicts(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """What is claimed of our cycle, each in a line with its number."""
+    """The claims about our cycle, a line each with its number."""
     ours, reference = runs["ours"], runs["reference"]
     ratios = [b["cycle"] / a["cycle"] for a, b in zip(ours, reference, strict=True)]
-    # A cycle is collection and updates; making the run and the check of its first rollouts come once a run.
+    # A cycle is collection and updates; a run is made, and its first rollouts are checked, once.
     cycles = [sum(run["cost"][phase]["cpu_seconds"] for phase in run["bare"]) for run in ours]
     overheads = [cycle / sum(run["bare"].values()) for cycle, run in zip(cycles, ours, strict=True)]
     with_once = [run["cycle"] / sum(run["bare"].values()) for run in ours]
@@ -163,7 +163,7 @@ def main() -> None:
 def take_turns(
     commands: dict[str, tuple[str, ...]], repeats: int, keep: Path | None
 ) -> dict[str, list[dict[str, Any]]]:
-    """What each command measured in each repeat; what the file `keep` holds already is not measured again."""
+    """The measurements of each command in each repeat; those in the file `keep` are not repeated."""
     runs: dict[str, list[dict[str, Any]]] = {side: [] for side in commands}
     if keep is not None and keep.exists():
         for line in keep.read_text(encoding="utf-8").splitlines():

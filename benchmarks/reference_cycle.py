@@ -1,7 +1,7 @@
-"""A MiniLLM cycle with the pass structure of the authors' released code: the baseline our cost is measured against.
+"""A MiniLLM cycle with the passes of the authors' released code: the baseline for our cost.
 
 Written plainly over the same stock models, the same random numbers and preset `reference`, so that its losses equal
-ours to rounding. What it does that ours does not, as the released code does (sampler, reward, losses):
+ours to rounding. Passes that the released code makes and ours does not (sampler, reward, losses):
 
     2 D_s + D_t     mixed decode, then a student-only decode that feeds nothing but a logged reverse KL
     3 F_s + 3 F_t   the rollouts scored twice by each model, the student-only responses once
@@ -156,7 +156,7 @@ class ReferenceCycle:
         rewards = (picked(response_logits(teacher, *rollout), tokens) - logprobs) * valid / self.settings.reward_scale
         if self.settings.reward_clip is not None:
             rewards = rewards.clamp(-self.settings.reward_clip, self.settings.reward_clip)
-        # A second set of responses, of which only a logged number remains.
+        # A second set of responses, used for one logged number only.
         draws = uniforms([key(self.seed, "logged", name) for name in names], self.response_tokens)
         logged, logged_valid = decode([(student, 1.0)], prompts, prompt_mask, draws, self.end)
         alone = (prompts, prompt_mask, logged, logged_valid)

@@ -1,14 +1,15 @@
-"""The arms of `benchmarks.ablations` whose effect is large, in minutes: 96 steps at one learning rate, one seed.
+"""The arms of `benchmarks.ablations` with large effects, in minutes: 96 steps at one learning rate, one seed.
 
-An implementation in which dropping length norm without whitening does not shorten the answers, or in which dropping the
-single step costs little, is wrong; this shows either before an afternoon of `make ablations` does. Differences of less
-than about three points mean nothing here: nothing is swept and nothing repeated.
+It finds two faults of an implementation quickly: answers must shorten without length norm and whitening, and scores
+must fall without the single step. Differences of less than about three points mean nothing here: nothing is swept and
+nothing repeated.
 
     python -m benchmarks.short_ablations        writes docs/ablations_short_table.md; about 4 CPU minutes
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 from typing import Any
 
@@ -50,7 +51,7 @@ HEAD = "| arm | valid Rouge-L: start, middle, end | answer tokens: start, end | 
 
 
 def measure(name: str) -> str:
-    """Train one arm; its line of the table, at its last weights and not its best."""
+    """Train one arm; return its line of the table, measured at its last weights and not its best."""
     arm, data = ARMS[name], ROOT / "data/toy"
     tokenizer = load_tokenizer(data / "tokenizer")
     eos = int(str(tokenizer.eos_token_id))
@@ -104,6 +105,7 @@ def measure(name: str) -> str:
 
 def main() -> None:
     """Run the arms in order and write the table."""
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     began = time.process_time()
     lines = [HEAD, "|---|---|---|---:|---|"]

@@ -1,4 +1,4 @@
-"""A study: arms, the climb of their learning rates, their further seeds, and a table, written after every run."""
+"""A study: arms, the search for their learning rates, their further seeds, and a table, written after every run."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from distill.project.files import write_text
 
 @dataclass(frozen=True)
 class Study:
-    """What is run and where it is told; paths are relative to the repository."""
+    """The arms, the files of their runs, and their table; paths are relative to the repository."""
 
     arms: Mapping[str, Arm]
     section: dict[str, Any]
-    """What the arms change: a recipe's settings."""
+    """The recipe's settings that the arms change."""
     kept: Path
     """The finished runs, one line each."""
     table: Path
     head: str
     row: Callable[[str, Runs], str | None]
-    """An arm's line of the table; None while its rate is not chosen."""
+    """An arm's line of the table; None before its rate is chosen."""
     others: Sequence[Path] = ()
-    """Further files of finished runs, to which none is added."""
+    """More files of finished runs, to which none is added."""
     prepare: Callable[[Arm], None] = lambda _: None
-    """Makes what an arm needs before any run."""
+    """Prepares an arm before its first run."""
 
     def runs(self, inputs: str | None) -> Runs:
         """The finished runs that follow from `inputs`; from those of the newest run if None."""
@@ -54,10 +54,10 @@ def complete(
     count: int | None = None,
     after: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Make what the arms still want, `count` seeds of each at most; `after` is called with the arm of each run.
+    """Make the missing runs of the arms, `count` seeds of each at most; `after` is called with the arm of each run.
 
-    The arms' order is kept, but nobody waits: while an arm waits for the outcome that tells its next rate, idle
-    workers begin with the next arm.
+    The arms keep their order, but workers do not wait: while an arm needs an outcome to choose its next rate, idle
+    workers begin the next arm.
     """
     pending: dict[Future[ToyOutcome], Job] = {}
     while True:

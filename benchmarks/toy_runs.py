@@ -1,7 +1,7 @@
 """MiniLLM runs of one student in this process: trained, answered and scored by the functions that the stages call.
 
 Three stages would start three processes for a run and import torch in each; here models and data are read once for
-many runs. That both come to the same numbers is held by a test.
+many runs. A test checks that both give the same numbers.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from stages.experiment import read_experiment
 
 Prompts = Literal["all", "long"]
 LONG_TOKENS = 20
-"""A reference response of at least so many tokens is a long one."""
+"""The tokens from which a reference response counts as long."""
 
 
 @dataclass(frozen=True)
 class ToyOutcome:
-    """What one run came to. *Tested* is the best checkpoint by validation Rouge-L; the start is one of them."""
+    """The outcome of one run. *Tested* is the best checkpoint by validation Rouge-L; the start is one of them."""
 
     valid: list[float]
     """Validation Rouge-L of the start and at each validation."""
@@ -48,7 +48,7 @@ class ToyOutcome:
     test: float
     """Rouge-L on the test set, mean of the evaluation's sampling seeds."""
     test_long: float
-    """The same over the prompts whose reference has `LONG_TOKENS` tokens or more."""
+    """Rouge-L over the prompts whose reference has `LONG_TOKENS` tokens or more."""
     tokens: float
     """Mean length of the answers to the test set."""
     tokens_std: float
@@ -58,7 +58,7 @@ class ToyOutcome:
     kl: float
     """Reverse KL of the tested model's own answers to the validation prompts, nats a token."""
     kl_answer: float
-    """The same, nats an answer."""
+    """This reverse KL in nats an answer."""
     last_kl: float
     """As `kl`, of the last weights."""
     last_tokens: float
@@ -72,7 +72,7 @@ class ToyOutcome:
 
 
 class Unkept(FinishedResponses):
-    """Responses that are kept nowhere."""
+    """A store of responses that keeps nothing on the disk."""
 
     def __init__(self) -> None:
         """None is finished."""
@@ -107,7 +107,7 @@ class ToyRuns:
         return parse({**self.section, **changes}, MiniLLMSettings, "an arm")
 
     def inputs(self) -> str:
-        """A digest of what all runs follow from: data, teacher, start and base."""
+        """A digest of the inputs of all runs: data, teacher, start and base."""
         runs, data = Path("runs") / self.experiment.who, self.experiment.data
         models = (self.experiment.teacher, runs / "base", runs / "init")
         files = [data / "train.parquet", data / "valid.parquet", *(model / "model.safetensors" for model in models)]
@@ -143,7 +143,7 @@ class ToyRuns:
         )
         try:
             run.train(after_step)
-        except TrainingError as fault:  # no number any more: the best weights so far are what is left
+        except TrainingError as fault:  # not a number any more: keep the best weights so far
             faults.append(str(fault))
             run.engine.finish(run.best_weights)
         kl, kl_answer = self.divergence(run.student)
@@ -208,7 +208,7 @@ class ToyRuns:
 
 
 def is_long(example: Example) -> bool:
-    """Whether the reference response is a long one, its end-of-sequence token not counted."""
+    """Whether the reference response is long, without its end-of-sequence token."""
     return len(example.response_ids) > LONG_TOKENS
 
 

@@ -33,7 +33,7 @@ _STEPS = 2
 
 @dataclass(frozen=True)
 class Case:
-    """A run, the configurations of its models, and how it is laid out."""
+    """A run, the configurations of its models, and its layout."""
 
     student: dict[str, Any]
     teacher: dict[str, Any] | None
@@ -132,7 +132,7 @@ def measure(name: str) -> dict[str, float]:
         machine = Execution(place.micro_batch, place.decode_batch)
         trained = OnPolicyRun(student, teacher, task, MiniLLM(), settings, machine, 0, lambda model: {"rouge_l": 0.0})
         trained.train()
-        # The process's own mark begins anew with each phase of a run; the ledger knows the highest.
+        # The process's own mark starts anew with each phase of a run; the ledger has the highest.
         known = trained.ledger.memory.highest()["peak_rss_mib"] * 2**20
     else:
         objective: RowObjective = kd if run.loss == "rows, teacher" else sft
@@ -165,7 +165,7 @@ def _validation(run: PlannedRun, place: Placement) -> Any:
     from distill.generation.validation import Validation
     from distill.text.tokenizers import learn_bpe
 
-    tokenizer = learn_bpe(["a b c"], 300)  # knows few of the ids, and nobody reads these answers
+    tokenizer = learn_bpe(["a b c"], 300)  # has few of the ids; nobody reads these answers
     rows = _rows(replace(run, batch=run.validated))[: run.validated]
     return Validation(rows, tokenizer, SamplingSettings(), run.response, place.decode_batch, 0)
 

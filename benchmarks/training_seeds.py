@@ -1,10 +1,10 @@
-"""The toy table over training seeds: the whole pipeline, from random weights of the teacher on, for each seed.
+"""The toy table over training seeds: the whole pipeline, from the teacher's random weights on, for each seed.
 
     python -m benchmarks.training_seeds [--seeds 0 1 2]        writes docs/toy_seeds.md
 
-A seed is built in a scratch copy, two at a time, and kept in .resume/; the shipped seed's results are the working
-tree's own (`make repro`). ± is the standard deviation over training seeds; the verdicts ask whether MiniLLM's
-difference to another method, paired by seed, is more than twice its standard error.
+Each seed is built in a scratch copy, two at a time, and kept in .resume/; the shipped seed's results are the working
+tree's own (`make repro`). ± is the standard deviation over training seeds; a difference of MiniLLM to another method,
+paired by seed, is bold if it is more than twice its standard error.
 """
 
 from __future__ import annotations

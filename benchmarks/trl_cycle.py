@@ -34,7 +34,7 @@ class TimedTrainer(DistillationTrainer):  # type: ignore[misc, unused-ignore]  #
 
 
 def number_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
-    """A tokenizer whose words are the token ids themselves: the trainer wants text."""
+    """A tokenizer whose words are the token ids, because the trainer takes text."""
     words = Tokenizer(models.WordLevel({str(i): i for i in range(vocabulary)}, unk_token=str(END)))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     end = str(END)
@@ -57,7 +57,7 @@ def measure() -> dict[str, float]:
             max_completion_length=work.response_tokens,
             learning_rate=5e-6,
             beta=1.0,
-            # The fastest it offers in float32 on a CPU.
+            # Its fastest choice in float32 on a CPU.
             bf16=False,
             gradient_checkpointing=False,
             use_cpu=True,

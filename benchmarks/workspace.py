@@ -63,10 +63,10 @@ def run(cwd: Path, module: str, *arguments: str) -> None:
 def toy_run_place(place: Path, method: str, settings: dict[str, Any], seed: int = 0, start: str = "init") -> Path:
     """Make `place` a folder in which one method of the toy student can be trained with other settings.
 
-    `start` names the checkpoint that stands where the method looks for `init`.
+    `start` names the checkpoint that takes the place of `init`.
 
     Data, teacher, start and teacher responses are the working tree's own (`make repro` first); one CPU thread. A run
-    that collapses goes on: that it does may be what is measured.
+    that collapses goes on, because the collapse may be the measured effect.
     """
     for folder in ("distill", "stages", "data", "evaluation"):
         (place / folder).symlink_to(ROOT / folder)

@@ -1,4 +1,4 @@
-"""Look before the work: what cannot work is said in seconds, with the fix, and what will work with what it takes.
+"""Check before you run: what will fail and how to fix it; for the rest, time and memory.
 
 python -m commands.doctor                  # every student of params.yaml
 python -m commands.doctor gpt2-base        # one of them

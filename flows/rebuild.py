@@ -2,7 +2,7 @@
 
     python -m flows.rebuild [TARGET …] [--slots N] [--gpus 0,1] [--ref main] [--publish]
 
-The graph, and what of it is stale, comes from DVC; each stale stage is one task that runs `dvc repro -s`.
+DVC gives the graph and its stale stages; each stale stage is one task that runs `dvc repro -s`.
 Plain `dvc repro` does the same work one stage at a time and needs no server.
 """
 
@@ -59,8 +59,8 @@ def rebuild(
 
     Args:
         targets: stages to build, with all they need; none means every stage.
-        ref: what to fetch and check out first; none means the clone as it is.
-        publish: push what was built, with DVC's run cache, as soon as it is built.
+        ref: branch, tag or commit to fetch and check out first; none means the clone as it is.
+        publish: push each built stage at once, with DVC's run cache.
         branch: commit dvc.lock and the metrics to this branch.
         gpus: devices to use; none means all that this machine shows, [] means none.
         slots: how many stages without a GPU run side by side.
@@ -148,7 +148,7 @@ def _broken(endings: Mapping[str, Ending]) -> list[str]:
 
 
 def _report(root: Path, endings: Mapping[str, Ending], gate: bool, began: float) -> Report:
-    """A gate compares even when nothing moved: what the run before it built may be what is worse."""
+    """A gate compares even when nothing moved: the results of the run before may be the worse ones."""
     moved = any(ending.outcome in MOVED for ending in endings.values())
     base, comparison = "", CommitMetrics()
     if (moved or gate) and has_commit(root):
@@ -157,7 +157,7 @@ def _report(root: Path, endings: Mapping[str, Ending], gate: bool, began: float)
 
 
 def _final_state(report: Report, request: Request) -> State[Any]:
-    """One state for the whole run; a failure names the first stages that failed and how to go on."""
+    """One state for the whole run; a failure names the first failed stages and the command to go on."""
     again = " ".join(["python -m flows.rebuild", *request.targets])
     failed = [(name, ending) for name, ending in report.endings.items() if ending.outcome is Outcome.FAILED]
     cancelled = [name for name, ending in report.endings.items() if ending.outcome is Outcome.CANCELLED]
@@ -166,19 +166,20 @@ def _final_state(report: Report, request: Request) -> State[Any]:
     if failed:
         shown = [f"{name}: {ending.message}" for name, ending in failed[:_FAILURES_SHOWN]]
         more = [f"… and {len(failed) - _FAILURES_SHOWN} more"] if len(failed) > _FAILURES_SHOWN else []
-        return Failed(message="\n".join([report.headline(), *shown, *more, f"Mend that, then continue with: {again}"]))
+        fix = f"Correct that, then continue with: {again}"
+        return Failed(message="\n".join([report.headline(), *shown, *more, fix]))
     if request.fail_if_worse and report.comparison.failure:
-        told = ["Everything was built, and nobody knows whether it is worse:", report.comparison.failure]
-        return Failed(name="NotCompared", message="\n".join([*told, f"Mend that, then run again: {again}"]))
+        told = ["Everything was built, but the comparison failed:", report.comparison.failure]
+        return Failed(name="NotCompared", message="\n".join([*told, f"Correct that, then run again: {again}"]))
     if request.fail_if_worse and report.comparison.worse:
         rows = [f"{change.name}: {change.old} → {change.new}" for change in report.comparison.worse]
-        return Failed(name="Worse", message="\n".join(["Everything was built, and it is worse:", *rows]))
+        return Failed(name="Worse", message="\n".join(["Everything was built, and these metrics got worse:", *rows]))
     moved = any(ending.outcome in MOVED for ending in report.endings.values())
     return Completed(name=None if moved else Outcome.UP_TO_DATE, message=report.headline())
 
 
 def _bury(holder: Holder) -> None:
-    """Mark the flow run of a killed process as crashed, or the UI would show it running for ever."""
+    """Mark the flow run of a killed process as crashed; the UI would show it as running otherwise."""
     with (
         contextlib.suppress(httpx.HTTPError, ObjectNotFound, ValueError),
         get_client(sync_client=True) as client,

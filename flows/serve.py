@@ -1,9 +1,9 @@
-"""Server, schedules and workers on this machine, for people who want no more than that.
+"""Prefect server, schedules and workers on this one machine.
 
     python -m flows.serve [--port 4200] [--clone .prefect/clone] [--schedule prefect.yaml]
 
 Ctrl-C ends all of it. The scheduled runs work in a clone of their own, which shares DVC's cache with this one:
-what they build at night, `dvc repro` restores here in the morning, and nobody's working tree is touched.
+`dvc repro` restores here in the morning what they built at night, and no working tree is touched.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Serving:
                 "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
                 "DO_NOT_TRACK": "1",
                 "REBUILD_CLONE": str(clone),
-                # The flows of the clone, not those of the folder this was started in.
+                # The clone's flows, not those of the current folder.
                 "PYTHONPATH": os.pathsep.join([str(clone), *filter(None, [os.environ.get("PYTHONPATH")])]),
             }
         )
@@ -81,7 +81,7 @@ class Serving:
         """Raises: RebuildError when one of the processes has ended."""
         for name, child in self._children.items():
             if child.poll() is not None:
-                raise RebuildError(f"The {name} ended with exit code {child.returncode}; its own words are above.")
+                raise RebuildError(f"The {name} ended with exit code {child.returncode}; see its output above.")
 
     def stop(self) -> None:
         """End the workers, then the server."""
@@ -120,7 +120,7 @@ def pools_of(schedule: Path) -> list[str]:
     except (OSError, YAMLError, TypeError, KeyError) as error:
         raise RebuildError(
             f"{schedule} is no schedule: its `deployments` must be a list, each with `work_pool: {{name: …}}` "
-            f"({type(error).__name__}: {' '.join(str(error).split())}).\nMend it; prefect.yaml is an example."
+            f"({type(error).__name__}: {' '.join(str(error).split())}).\nCorrect it; prefect.yaml is an example."
         ) from error
 
 
@@ -163,5 +163,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    os.environ.pop("PREFECT_API_URL", None)  # this is the server; nobody else's is meant
+    os.environ.pop("PREFECT_API_URL", None)  # this server and no other
     sys.exit(main())

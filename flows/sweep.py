@@ -3,7 +3,7 @@
     python -m flows.sweep sweeps/ablations.yaml [--slots N] [--gpus 0,1]
     python -m flows.sweep sweeps/ablations.yaml --promote POINT --branch NAME
 
-What two points have in common is built once; an interrupted sweep continues where it was; the table of all points is
+Stages that points share are built once. The same command continues an interrupted sweep. The table of all points is
 an artifact and results/sweeps/<name>.csv; `dvc exp show` lists the points, and a promoted one is a commit.
 """
 
@@ -85,7 +85,8 @@ def _build(root: Path, plan: Sweep, places: Mapping[str, RunPlace], box: Slots, 
     create_markdown_artifact(comparison.markdown(), key="sweep", description=f"{plan.name}: {len(built)} points")
     if failed := [point.name for point in plan.points if point not in built]:
         return Failed(
-            message=f"{len(failed)} of {len(plan.points)} points failed: {', '.join(failed)}; see their tasks"
+            message=f"{len(failed)} of {len(plan.points)} points failed: {', '.join(failed)}; see their tasks, correct "
+            "the cause and run the same command"
         )
     return Completed(message=f"{len(built)} points compared in {target}")
 
@@ -111,7 +112,7 @@ def main() -> int:
     try:
         if given.promote:
             return _promote(given.file, given.promote, given.branch)
-        read_sweep(given.file)  # its faults are told before a server is started
+        read_sweep(given.file)  # report its faults before a server starts
         gpus = None if given.gpus is None else [device for device in given.gpus.split(",") if device]
         with server(_say):
             state: State[Any] = sweep(str(given.file), gpus, given.slots, return_state=True)

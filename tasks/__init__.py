@@ -1,4 +1,4 @@
-"""What flows run: DVC's stages, and all that stands around them."""
+"""The work of flows: DVC's stages, and the locks, leases and reports around them."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""How a run learns that it must end: Ctrl-C, SIGTERM from a worker, or a cancel in the UI or the CLI."""
+"""The signs that a run must end: Ctrl-C, SIGTERM from a worker, or a cancel in the UI or the CLI."""
 
 from __future__ import annotations
 

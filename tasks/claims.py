@@ -1,7 +1,7 @@
-"""Which machine builds which stage now, so that several workers on one graph build each stage once.
+"""Claims of machines on stages, so that several workers on one graph build each stage once.
 
-A claim is a Prefect variable: the server makes one only if nobody else has it, it survives the server's restart, and
-it says who holds it. A claim whose machine went silent is taken over; the worst of a mistake is a stage built twice.
+A claim is a Prefect variable: the server makes it only if nobody else has it, it survives the server's restart, and
+it names its holder. The claim of a silent machine is taken over; at worst a stage is built twice.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 _BEAT_EVERY_S = 60.0
-_SILENT_AFTER_S = 600.0  # ten missed beats, and more than clocks of two machines differ
+_SILENT_AFTER_S = 600.0  # ten missed beats, and more than the clocks of two machines differ by
 _ASK_AGAIN_AFTER_S = 2.0
 
 
@@ -36,7 +36,7 @@ class Claims:
         self._ask_again: dict[str, float] = {}
 
     def take(self, stage: str) -> bool:
-        """Whether this run may build `stage` now; True too when the server is away, since nobody can be asked."""
+        """Whether this run may build `stage` now; also True when the server does not answer."""
         name = _variable(self._remote, stage)
         if time.monotonic() < self._ask_again.get(name, 0.0):
             return False
@@ -52,7 +52,7 @@ class Claims:
         return taken
 
     def give_back(self, stage: str) -> None:
-        """Let others have `stage`."""
+        """Give up the claim on `stage`."""
         name = _variable(self._remote, stage)
         if name in self._held:
             self._held.discard(name)
@@ -60,7 +60,7 @@ class Claims:
                 self._client.delete_variable_by_name(name)
 
     def beat(self) -> None:
-        """Say that this run still holds what it holds."""
+        """Renew the claims of this run."""
         for name in sorted(self._held):
             with contextlib.suppress(httpx.HTTPError, ObjectNotFound):
                 self._client.update_variable(VariableUpdate(name=name, value=self._value()))
@@ -104,7 +104,7 @@ def _variable(remote: str, stage: str) -> str:
 
 @contextlib.contextmanager
 def claims(remote: str, flow_run: UUID, say: Callable[[str], None]) -> Iterator[Claims]:
-    """Claims that are kept fresh inside the block and given up with it."""
+    """Claims that are renewed inside the block and given up at its end."""
     with get_client(sync_client=True) as client:
         made, ended = Claims(client, remote, flow_run, say), threading.Event()
         context = contextvars.copy_context()  # it says which server is meant

@@ -1,4 +1,4 @@
-"""The clone a run works in: bring it to a ref, and check its settings before anything trains."""
+"""The clone of a run: bring it to a ref, and check its settings before anything trains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.errors import RebuildError
 from tasks.processes import DVC, environment
 
 _PIPELINE_FILES = ("dvc.lock", "results")
-"""What a rebuild itself changes in a clone; a scheduled run starts from what the ref says of them."""
+"""Paths that a rebuild itself changes; a scheduled run starts from their state in the ref."""
 
 
 def enter() -> dict[str, str]:
@@ -29,7 +29,7 @@ def enter() -> dict[str, str]:
 def git(root: Path, *arguments: str, extra: dict[str, str] | None = None) -> str:
     """Run git in `root`; its output without the last newline. Raises: RebuildError with git's own words."""
     if arguments[0] == "commit-tree" and not _has_identity(root):
-        # A worker's box often has none; a person's commits keep the person's name.
+        # A worker's machine often has no name for commits; a person's commits keep the person's name.
         arguments = ("-c", "user.name=rebuild", "-c", "user.email=rebuild@localhost", *arguments)
     done = subprocess.run(
         ["git", *arguments], cwd=root, env=environment(extra), capture_output=True, text=True, check=False
@@ -37,7 +37,7 @@ def git(root: Path, *arguments: str, extra: dict[str, str] | None = None) -> str
     if done.returncode:
         said = done.stderr.strip() or done.stdout.strip()
         raise RebuildError(
-            f"`git {' '.join(arguments)}` failed in {root}: {said}\nMend that, then run the same command."
+            f"`git {' '.join(arguments)}` failed in {root}: {said}\nCorrect that, then run the same command."
         )
     return done.stdout.removesuffix("\n")
 
@@ -48,7 +48,7 @@ def dvc(root: Path, *arguments: str) -> str:
     if done.returncode:
         raise RebuildError(
             f"`dvc {' '.join(arguments)}` failed in {root}: {done.stderr.strip()}\n"
-            "Mend that, then run the same command."
+            "Correct that, then run the same command."
         )
     return done.stdout.removesuffix("\n")
 
@@ -75,7 +75,7 @@ def _has_identity(root: Path) -> bool:
 def check_out(root: Path, ref: str, say: Callable[[str], None]) -> str:
     """Fetch and check out `ref` (a branch of origin, a tag or a commit); the commit's id.
 
-    What an earlier rebuild wrote into dvc.lock and results/ is dropped, since DVC's run cache brings it back.
+    Changes of an earlier rebuild in dvc.lock and results/ are dropped: DVC's run cache brings them back.
 
     Raises: RebuildError when the clone holds anybody's uncommitted work, or `ref` does not exist.
     """
@@ -114,7 +114,7 @@ def _resolve(root: Path, ref: str) -> str:
 def check_settings(root: Path, command: Sequence[str] = (sys.executable, "-m", "commands.check")) -> None:
     """Validate every setting of the clone in a process of its own.
 
-    Raises: RebuildError with all that is wrong.
+    Raises: RebuildError with all faults.
     """
     if not (root / "commands/check.py").exists():  # a pipeline without settings of ours
         return

@@ -1,4 +1,4 @@
-"""A schedule's nodes as Prefect tasks: `tasks.schedule` decides, `tasks.reproduce` does, the UI shows."""
+"""A schedule's nodes as Prefect tasks: `tasks.schedule` decides, `tasks.reproduce` runs, the UI shows."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ def dispatch(
     claim: Callable[[Node], bool] = lambda _: True,
     unclaim: Callable[[Node], None] = lambda _: None,
 ) -> dict[str, Ending]:
-    """Run `nodes` as tasks of the current flow run; how each ended, by key.
+    """Run `nodes` as tasks of the current flow run; return their endings by key.
 
-    `places` gives the place of each clone. Whatever interrupts this function, no stage is left running when
-    it returns or raises.
+    `places` gives the place of each clone. However this function ends, no stage is left running.
     """
     futures: dict[str, PrefectFuture[Any]] = {}
 
@@ -46,7 +45,7 @@ def dispatch(
         futures[node.key] = task.submit(outcome, _WHY[outcome], wait_for=above(node), return_state=False)
 
     def above(node: Node) -> list[Any]:
-        # They ended long ago, and whether they failed was decided on: only the UI's arrows need them.
+        # They have ended and their failures are settled: only the UI's arrows need them.
         return [allow_failure(futures[key]) for key in node.after]
 
     try:

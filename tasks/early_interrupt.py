@@ -1,4 +1,4 @@
-"""Ctrl-C while a command still imports what it needs, which takes Prefect seconds: a sentence, not a traceback."""
+"""Ctrl-C during a command's imports, which take seconds with Prefect: a sentence, not a traceback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import TracebackType
 
 
 def answer_early_interrupt() -> None:
-    """Let an unhandled Ctrl-C be answered by a sentence; Python then ends itself by the signal, as without this."""
+    """Answer an unhandled Ctrl-C with a sentence; Python then ends by the signal, as it does without this."""
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):

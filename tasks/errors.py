@@ -1,7 +1,7 @@
-"""The errors of the orchestration that a person is meant to read; each ends with the fix."""
+"""Errors of the orchestration for a person to read; each ends with the fix."""
 
 from __future__ import annotations
 
 
 class RebuildError(Exception):
-    """A rebuild that cannot start or go on; the message ends with what to do."""
+    """A rebuild that cannot start or go on; the message ends with the fix."""

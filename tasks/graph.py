@@ -1,6 +1,6 @@
-"""DVC's own graph, read into frozen stages. The only file that touches `dvc.repo`, which is not public.
+"""DVC's own graph, read into frozen stages. Only this file imports `dvc.repo`, which is not public.
 
-What is out of date is decided by `dvc status`, once; nothing here second-guesses it.
+`dvc status` alone decides, once, which stages are out of date.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _RETRY_DELAY_S = 10.0  # time for a driver to recover or for another process's m
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of `dvc.yaml` (or one `.dvc` file) and what scheduling needs to know of it."""
+    """One stage of `dvc.yaml` (or one `.dvc` file), with the facts that scheduling needs."""
 
     name: str
     """Its address, as `dvc repro` takes it: `minillm@tiny`."""
@@ -49,7 +49,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Graph:
-    """The stages asked for and everything they need, in dependency order."""
+    """The target stages and all they need, in dependency order."""
 
     stages: Mapping[str, Stage]
     changed: frozenset[str]
@@ -88,12 +88,12 @@ def _stages(root: Path, targets: list[str]) -> tuple[dict[str, Stage], str | Non
             return stages, remote and repo.config["remote"][remote]["url"]
     except DvcException as error:
         raise RebuildError(
-            f"DVC cannot read the pipeline in {root}: {error}\nMend it until `dvc dag` works."
+            f"DVC cannot read the pipeline in {root}: {error}\nCorrect it until `dvc dag` works."
         ) from error
 
 
 def _address(node: Any, root: Path) -> str:
-    """What `dvc repro` calls a stage when it runs in `root`; DVC's own answer depends on the current folder."""
+    """The name of a stage for `dvc repro` in `root`; DVC's own answer depends on the current folder."""
     from dvc.stage import PipelineStage
 
     file = _relative(node.path, root)
@@ -167,5 +167,6 @@ def _changed(root: Path) -> frozenset[str]:
         check=False,
     )
     if done.returncode:
-        raise RebuildError(f"`dvc status` failed in {root}: {done.stderr.strip()}\nMend it until `dvc status` works.")
+        fix = "Correct it until `dvc status` works."
+        raise RebuildError(f"`dvc status` failed in {root}: {done.stderr.strip()}\n{fix}")
     return frozenset(json.loads(done.stdout))

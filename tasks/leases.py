@@ -1,4 +1,4 @@
-"""Who may use which GPU now: one locked file per device of the box, freed with its last holder."""
+"""Leases of GPUs: one locked file for each device of the machine, freed with its last holder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Lease:
-    """A CPU slot, or devices: held until `release` and until the last heir of the locks is gone."""
+    """A CPU slot, or devices, held until `release` and until the last process with the locks is gone."""
 
     devices: tuple[str, ...] = ()
     descriptors: tuple[int, ...] = ()
@@ -32,14 +32,14 @@ def leases_folder() -> Path:
 
 @dataclass
 class Slots:
-    """What one flow run may use of this machine at one time."""
+    """The share of this machine that one flow run may use at a time."""
 
     devices: tuple[str, ...]
-    """Ids as CUDA_VISIBLE_DEVICES takes them; empty on a CPU box."""
+    """Ids as CUDA_VISIBLE_DEVICES takes them; empty on a machine without GPUs."""
     cpu_slots: int
     """How many stages without a GPU run side by side."""
     folder: Path = field(default_factory=leases_folder)
-    """Where the lock files lie; every flow on the box must use the same folder."""
+    """The folder of the lock files; every flow on the machine must use the same."""
     _busy_cpu: int = 0
 
     @property
@@ -48,7 +48,7 @@ class Slots:
         return max(1, len(os.sched_getaffinity(0)) // self.cpu_slots)
 
     def lease(self, gpus: int) -> Lease | None:
-        """Take `gpus` devices, all if the box has fewer, a CPU slot if it has none; None if they are busy."""
+        """Take `gpus` devices, all if the machine has fewer, a CPU slot if it has none; None if they are busy."""
         wanted = min(gpus, len(self.devices))
         if wanted:
             return self._lease_devices(wanted)
@@ -112,7 +112,7 @@ def _uuids_by_index() -> dict[str, str]:
     command = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    except (FileNotFoundError, subprocess.CalledProcessError):  # no driver: a CPU box
+    except (FileNotFoundError, subprocess.CalledProcessError):  # no driver: a machine without GPUs
         return {}
     rows = [line.split(",") for line in listed.splitlines() if "," in line]
     return {index.strip(): uuid.strip() for index, uuid in rows}

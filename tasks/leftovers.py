@@ -1,4 +1,4 @@
-"""What a killed DVC leaves in a clone: entries in its lock table, and a dvc.lock that is cut off."""
+"""Remains of a killed DVC in a clone: entries in its lock table, and a cut-off dvc.lock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 
 
 def clear_leftovers(root: Path) -> list[str]:
-    """Mend what killed processes left in the clone at `root`; a sentence for each thing. Call it holding the clone."""
+    """Clear the remains of killed processes in the clone at `root`; a sentence for each. Hold the clone's lock."""
     return [*clear_dead_entries(root), *mend_lock_file(root)]
 
 
@@ -56,15 +56,15 @@ def _is_dvc(pid: int) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE and "dvc" in " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return False
-    except psutil.AccessDenied:  # somebody else's: leave it to them
+    except psutil.AccessDenied:  # another user's process: leave it to them
         return True
 
 
 def mend_lock_file(root: Path) -> list[str]:
-    """Put the commit's dvc.lock in the place of one that DVC cannot read; a sentence if it did.
+    """Replace a dvc.lock that DVC cannot read by the commit's; a sentence if it did.
 
-    DVC writes the file in place, so a kill or a Ctrl-C at that moment leaves a part of it. What was built since the
-    commit is not lost: DVC's run cache, which is written first, restores it.
+    DVC writes the file in place, so a kill or a Ctrl-C at that moment leaves a part of it. Results since the commit are
+    not lost: DVC's run cache, which is written first, restores them.
     """
     path = root / "dvc.lock"
     if not path.exists():

@@ -1,4 +1,4 @@
-"""One rebuild per clone, and who held it before."""
+"""The lock of a clone: one rebuild at a time, and the name of its holder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SECONDS_BETWEEN_NOTES = 30.0
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a clone."""
+    """The holder of a clone's lock."""
 
     pid: int
     host: str
@@ -34,20 +34,20 @@ class Holder:
 
 @dataclass(frozen=True)
 class Clone:
-    """A clone this process holds."""
+    """A clone whose lock this process holds."""
 
     root: Path
     descriptor: int
     """The lock; stages inherit it, so that the clone is free only when the last of them is gone."""
     left_behind: Holder | None
-    """The holder before us, if it died without letting go."""
+    """The holder before, if it died without releasing the lock."""
 
 
 @contextlib.contextmanager
 def hold_clone(
     root: Path, flow_run: str, say: Callable[[str], None], stopped: Callable[[], bool]
 ) -> Iterator[Clone | None]:
-    """Hold the clone at `root`; wait for whoever holds it, saying who; None if `stopped()` while waiting."""
+    """Lock the clone at `root`; name its holder while waiting; None if `stopped()` meanwhile."""
     path = root / _LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)

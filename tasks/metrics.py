@@ -1,6 +1,6 @@
-"""What became of the numbers of a clone: the verdicts of `python -m commands.compare`, and metrics files as values.
+"""Metrics of a clone: the verdicts of `python -m commands.compare`, and metrics files as values.
 
-Nothing here judges what is better, worse or within noise: that command does, in a process of its own.
+Only that command judges, in a process of its own, whether a metric is better, worse or within noise.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class MetricChange:
 
 @dataclass(frozen=True)
 class CommitMetrics:
-    """The working tree against a commit, or why there is none."""
+    """The working tree against a commit, or the reason for the lack of it."""
 
     text: str = ""
     """Markdown, as `--markdown` writes it."""
     metrics: Sequence[MetricChange] = ()
     failure: str = ""
-    """What went wrong, in the command's own words; then nobody knows whether anything is worse."""
+    """The command's own error; then no metric is known to be better or worse."""
 
     @property
     def worse(self) -> list[MetricChange]:

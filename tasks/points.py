@@ -14,7 +14,7 @@ _FOLDER = Path(".dvc/tmp/sweeps")  # inside .dvc, where neither git nor DVC look
 
 
 def clone_of(root: Path, sweep: Sweep, point: Point) -> Path:
-    """The clone a point is built in."""
+    """The clone of a point."""
     return root / _FOLDER / sweep.name / point.name
 
 
@@ -55,7 +55,7 @@ def merge(by_point: Mapping[str, list[Node]]) -> list[Node]:
 
 
 def save(sweep: Sweep, point: Point, clone: Path, in_git: list[str]) -> None:
-    """Save a built point as a DVC experiment, and give it to the clone the sweep was started in.
+    """Save a built point as a DVC experiment in the clone that started the sweep.
 
     `in_git` are the outputs that git keeps; those the commit does not have yet must be named to be saved.
     """

@@ -1,4 +1,4 @@
-"""Commands whose whole process tree ends with us, and whose output arrives line by line."""
+"""Commands whose process tree ends with this process, and whose output arrives line by line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
-"""DVC as every caller here runs it: without the flag, parallel calls fail on its lock."""
+"""The command line of DVC: without the flag, parallel calls fail on its lock."""
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
 _NEVER_INHERITED = ("PREFECT__", "DVC_STAGE", "DVC_ROOT")
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """What DVC and stages see: this interpreter's folder first on PATH, no telemetry, unbuffered output."""
+    """The environment of DVC and stages: this interpreter's folder first on PATH, no telemetry, unbuffered output."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_NEVER_INHERITED)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
     return {**kept, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **(extra or {})}
@@ -37,7 +37,7 @@ class Command:
             stdin=subprocess.PIPE,  # the lifeline
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C in the terminal reaches us, and we stop the command in order
+            start_new_session=True,  # Ctrl-C in the terminal reaches this process, which then stops the command
             pass_fds=tuple(descriptors),
         )
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
@@ -47,7 +47,7 @@ class Command:
     def _read(self) -> None:
         assert self._process.stdout is not None
         for raw in self._process.stdout:
-            # Progress bars redraw with a carriage return: the last drawing of a line is the line.
+            # Progress bars redraw with a carriage return: keep the last drawing of a line.
             line = raw.decode(errors="replace").rstrip("\r\n").rpartition("\r")[2].rstrip()
             if line:
                 self._lines.put(line)

@@ -18,7 +18,7 @@ import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 _SECONDS_BETWEEN_UPDATES = 2.0
-# Said in words of their own; every other number of the file is shown as it is.
+# Shown in words; every other number of the file is shown as it is.
 _KNOWN = ("stage", "step", "steps", "eta_s", "resumed_from", "pid")
 
 
@@ -31,14 +31,14 @@ class StageProgress:
     """The artifact's key: small letters, digits and dashes."""
     log: logging.Logger | logging.LoggerAdapter[logging.Logger]
     resumed_from: int | None = None
-    """The step the stage said it continued from."""
+    """The step from which the stage continued."""
     _artifact: UUID | None = None
     _shown: dict[str, Any] = field(default_factory=dict)
     _next: float = 0.0
 
     @classmethod
     def of(cls, root: Path, stage: str, log: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> StageProgress:
-        """Begin to follow a new attempt at `stage`; what an earlier one wrote is removed."""
+        """Begin to follow a new attempt at `stage`; an earlier one's file is removed."""
         path = root / ".resume/progress" / f"{stage}.json"
         path.unlink(missing_ok=True)
         return cls(path, "progress-" + re.sub(r"[^a-z0-9]+", "-", stage.lower()).strip("-"), log)
@@ -80,7 +80,7 @@ def describe(state: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: `45 s`, `12 min`, `3 h 05 min`."""
+    """Seconds in words: `45 s`, `12 min`, `3 h 05 min`."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""Share what a run built: push it to DVC's remote, and commit the numbers to a branch."""
+"""Share a run's results: push them to DVC's remote, and commit the numbers to a branch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.clone import dvc, git
 
 
 def push(root: Path, stages: list[str]) -> None:
-    """Push what `stages` made, and DVC's run cache, so that other clones restore instead of building.
+    """Push the outputs of `stages` and DVC's run cache, so that other clones restore instead of building.
 
     Raises: RebuildError with DVC's own words.
     """

@@ -1,4 +1,4 @@
-"""What a run did, for people: a Prefect markdown artifact, and an event when the numbers got worse."""
+"""The report of a run: a Prefect markdown artifact, and an event if numbers got worse."""
 
 from __future__ import annotations
 

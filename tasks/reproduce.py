@@ -28,7 +28,7 @@ Log = logging.Logger | logging.LoggerAdapter[Any]
 
 _LOOK_EVERY_S = 0.5
 _TAIL = 12
-# What DVC 3 prints; a test holds each of these lines, so that a new wording is noticed.
+# Lines that DVC 3 prints; a test checks each of them, so that a new wording is noticed.
 _RAN = re.compile(r"^Running stage '")
 _RESTORED = re.compile(r" is cached - skipping run, checking out outputs$|^Pulling data for ")
 _HINT = re.compile(
@@ -41,7 +41,7 @@ _KILLED = re.compile(r"failed to run: .*, exited with (-9|137)$")
 
 @dataclass(frozen=True)
 class RunPlace:
-    """Where and how the stages of a run are reproduced."""
+    """The place of a run's stages, and the settings for running them."""
 
     root: Path
     """The clone."""
@@ -50,15 +50,15 @@ class RunPlace:
     clone_lock: int
     """Descriptor of the clone's lock, which the stage's processes keep open."""
     threads: int
-    """OMP_NUM_THREADS of a stage on a CPU slot, so that stages side by side do not fight for cores."""
+    """OMP_NUM_THREADS of a stage on a CPU slot, so that stages side by side share the cores."""
     pull: bool
-    """Whether results are looked for in the DVC remote before they are built."""
+    """Whether to look for results in the DVC remote before building them."""
     share: bool
-    """Whether a built stage is pushed at once, with DVC's run cache."""
+    """Whether to push a built stage at once, with DVC's run cache."""
 
 
 def _worth_retrying(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
-    """Another attempt may end differently, unless the stage refused its settings or data (exit code 2)."""
+    """Whether to try again: not after a stage refused its settings or data (exit code 2)."""
     return not _REFUSED.search((state.message or "").splitlines()[0])
 
 
@@ -115,9 +115,9 @@ def _ending(
 
 
 def _reason(stage: Stage, lines: list[str]) -> str:
-    """The one line that says why: DVC's own error, and what a kill usually means."""
+    """The reason in one line: DVC's own error, and the usual meaning of a kill."""
     errors = [line for line in lines if line.startswith("ERROR: ")]
-    reason = (errors or lines or ["dvc ended without a word"])[-1].removeprefix("ERROR: ")
+    reason = (errors or lines or ["dvc ended without a message"])[-1].removeprefix("ERROR: ")
     reason = reason.removeprefix(f"failed to reproduce '{stage.name}': ")
     if _KILLED.search(reason):
         return f"{reason} (killed, most often for want of memory: lower the profile's hardware.micro_batch)"

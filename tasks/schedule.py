@@ -1,4 +1,4 @@
-"""The order of work: which stage may start now, on what, and what a failure takes with it. Not Prefect."""
+"""The order of work: the next stage to start, its devices, and the stages that a failure stops. No Prefect."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tasks.leases import Lease, Slots
 
 
 class Outcome(StrEnum):
-    """How a stage ended; the names the UI shows."""
+    """The ending of a stage, by the name that the UI shows."""
 
     BUILT = "Built"
     RESTORED = "Restored"
     UP_TO_DATE = "UpToDate"
     FAILED = "Failed"
     NOT_READY = "NotReady"
-    """Something upstream failed."""
+    """A stage above it failed."""
     CANCELLED = "Cancelled"
 
 
 MOVED = frozenset({Outcome.BUILT, Outcome.RESTORED})
-"""Outcomes after which the stages below must be looked at by DVC."""
+"""Outcomes after which DVC must check the stages below."""
 BROKEN = frozenset({Outcome.FAILED, Outcome.NOT_READY, Outcome.CANCELLED})
 """Outcomes after which the stages below cannot run."""
 
@@ -40,14 +40,14 @@ class Node:
     clone: str
     """The clone's folder."""
     after: tuple[str, ...]
-    """Keys of the nodes that must be done first."""
+    """Keys of the nodes that come first."""
     changed: bool
-    """What `dvc status` said of it."""
+    """Whether `dvc status` called it changed."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How one node ended and what it cost."""
+    """The ending of one node, and its cost."""
 
     outcome: Outcome
     message: str = ""
@@ -81,10 +81,10 @@ def run_nodes(
     stopped: Callable[[], bool],
     claim: Callable[[Node], bool] = lambda _: True,
 ) -> dict[str, Ending]:
-    """Bring every node up to date, as many at once as `slots` allow; the endings by key, as they came.
+    """Bring every node up to date, as many at once as `slots` allow; return the endings by key, in their order.
 
-    `nodes` come in dependency order. `start` begins a node and returns at once; `settle` is told of a node
-    that needs no process: it is up to date, something above it failed, or the run was stopped. `claim` may
+    `nodes` come in dependency order. `start` begins a node and returns at once; `settle` takes a node
+    that needs no process: it is up to date, a stage above it failed, or the run was stopped. `claim` may
     refuse a node for now, when another machine builds it.
     Once `stopped()`, nothing new starts.
     """
@@ -105,7 +105,7 @@ def run_nodes(
         for node in sorted(ready, key=lambda node: rank[node.key]):
             on_devices = bool(node.stage.gpus and slots.devices)
             if on_devices and not first_for_devices:
-                continue  # first come, first served, or a stage that wants all devices would never get them
+                continue  # first come, first served: otherwise a stage that needs all devices would never get them
             lease = slots.lease(node.stage.gpus)
             first_for_devices &= not (on_devices and lease is None)
             if lease is None:
@@ -137,7 +137,7 @@ def _settled(node: Node, endings: Mapping[str, Ending], stopped: bool) -> Outcom
 
 
 def _drain(finished: queue.SimpleQueue[tuple[str, Outcome, str]], seconds: float) -> Iterable[tuple[str, Outcome, str]]:
-    """Wait up to `seconds` for one ending, then take all that are there."""
+    """Wait up to `seconds` for one ending, then take all that have come."""
     try:
         yield finished.get(timeout=seconds)
         while True:
@@ -147,7 +147,7 @@ def _drain(finished: queue.SimpleQueue[tuple[str, Outcome, str]], seconds: float
 
 
 def _ranks(nodes: Mapping[str, Node]) -> dict[str, tuple[int, int]]:
-    """Sort keys: what has the longest chain waiting below it goes first, then the order of the graph."""
+    """Sort keys: first the longest chain of stages below, then the order of the graph."""
     below = dict.fromkeys(nodes, 0)
     for node in reversed(list(nodes.values())):
         for key in node.after:

@@ -1,4 +1,4 @@
-"""Which Prefect server a command talks to: the one configured, that of `make serve`, or a temporary one."""
+"""The Prefect server of a command: the configured one, that of `make serve`, or a temporary one."""
 
 from __future__ import annotations
 

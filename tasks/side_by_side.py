@@ -1,4 +1,4 @@
-"""`dvc repro` with independent stages side by side: the same stages and the same results, no server, half the time.
+"""`dvc repro` with independent stages side by side: same stages, same results, no server, half the time.
 
     python -m tasks.side_by_side [TARGET …] [--slots 2]
 
@@ -28,17 +28,17 @@ from tasks.locks import hold_clone
 from tasks.processes import DVC, Command
 from tasks.schedule import BROKEN, MOVED, Finish, Node, Outcome, nodes_of, run_nodes
 
-# What DVC and the stages' own progress say line by line; the bars show it better.
+# Lines of DVC and of the stages' own progress, which the bars replace.
 _CHATTER = re.compile(
     r"^(Running stage|Updating lock|Generating lock|Use `dvc|To track|To enable|\s*(git|dvc) |> |Stage '|$)|: \d+/\d+ "
 )
 
 
 class Board:
-    """The stages that run now, as bars with the time they still need, and a line for each that ended."""
+    """Running stages as bars with the time left, and a line for each ended stage."""
 
     def __init__(self, total: int) -> None:
-        """`total` stages are known to be out of date; more may follow from them."""
+        """`total` stages are out of date now; rebuilding them may make more so."""
         columns = (
             TextColumn("{task.description:28}"),
             BarColumn(),
@@ -54,7 +54,7 @@ class Board:
         return self.bars.add_task(name, total=None, note="")
 
     def advance(self, bar: TaskID, name: str, began: float) -> None:
-        """Draw what the stage last said of its own progress, if it has since `began`."""
+        """Draw the stage's own progress, if it has written any since `began`."""
         note = Path(".resume/progress") / f"{name}.json"
         if note.is_file() and note.stat().st_mtime >= began:
             state = json.loads(note.read_text(encoding="utf-8"))
@@ -62,7 +62,7 @@ class Board:
             self.bars.update(bar, total=state["steps"], completed=state["step"], note=shown)
 
     def end(self, bar: TaskID, name: str, outcome: Outcome, seconds: float, said: list[str]) -> None:
-        """Replace the bar by a line, below what the stage had to say."""
+        """Replace the bar by a line, below the stage's own output."""
         with self.lock:
             self.done += 1
             self.bars.remove_task(bar)
@@ -95,7 +95,7 @@ def run(node: Node, lease: Lease, board: Board, stop: threading.Event, clone_loc
 
 
 def main() -> int:
-    """Bring the clone in the current folder up to date; exit code 0 when all is."""
+    """Bring the clone in the current folder up to date; exit code 0 without a failure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("targets", nargs="*", help="stages to build, with all they need; none means every stage")
     parser.add_argument("--slots", type=int, default=2, help="stages side by side (2)")

@@ -1,11 +1,11 @@
-"""Run one command and make sure that nothing of it outlives whoever started it. Standard library only.
+"""Run one command so that no process of it outlives its starter. Standard library only.
 
     python tasks/supervise.py COMMAND [ARGUMENT …]
 
-Its standard input is a lifeline: when that closes, because the parent closed it or died of whatever cause,
-every process below the command, in whatever session or group, is interrupted, then terminated, then killed.
-Descriptors the parent passed on (locks on devices and on the clone) stay open until then, so that the kernel
-frees the locks neither too early nor too late.
+Its standard input is a lifeline: when it closes, because the parent closed it or died, every process below the
+command, in any session or group, is interrupted, then terminated, then killed.
+Descriptors from the parent (locks on devices and on the clone) stay open until then, so that the kernel frees
+the locks at the right moment.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _descendants(child: subprocess.Popen[bytes]) -> set[int]:
                 elif state != "Z":
                     parents[pid] = int(parent)
     found, size = {os.getpid()}, 0
-    while len(found) != size:  # until no generation adds another
+    while len(found) != size:  # until a generation has no children
         size = len(found)
         found |= {pid for pid, parent in parents.items() if parent in found}
     return found - {os.getpid()}

@@ -1,4 +1,4 @@
-"""What the replies kept so far say to a request: a usable answer, that there will be none, or nothing yet."""
+"""The state of a request by its kept replies: answered, given up, or still open."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from distill.judging.chat import ChatRequest, Reply, UnusableReplyError
 from distill.judging.purchases import Purchases
 
 Accept = Callable[[Reply], object]
-"""Raises UnusableReplyError for a reply that is of no use."""
+"""Raises UnusableReplyError for a useless reply."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A usable reply, or why there is none."""
+    """A usable reply, or the reason for its lack."""
 
     reply: Reply | None
     unanswered: str = ""
@@ -22,7 +22,7 @@ class Answer:
 
 
 def kept_answer(request: ChatRequest, purchases: Purchases, accept: Accept, attempts: int) -> Answer | None:
-    """What was bought before: a usable reply, or that enough were bought; None when one may still be asked for."""
+    """The outcome by earlier purchases: a usable reply, or too many useless ones; None while one may be asked for."""
     replies = purchases.replies(request.key)
     fault: UnusableReplyError | None = None
     for reply in replies:
@@ -38,6 +38,6 @@ def kept_answer(request: ChatRequest, purchases: Purchases, accept: Accept, atte
 
 
 def to_buy(requests: Iterable[ChatRequest], purchases: Purchases, accept: Accept, attempts: int) -> list[ChatRequest]:
-    """The requests that nothing kept answers, equal ones once."""
+    """The requests without a kept answer, equal ones once."""
     wanted = {request.key: request for request in requests}
     return [r for r in wanted.values() if kept_answer(r, purchases, accept, attempts) is None]

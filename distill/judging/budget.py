@@ -1,4 +1,4 @@
-"""What may still be bought: a call is made only if it fits even with its longest reply."""
+"""The budget: a call is made only if it fits even with its longest reply."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def price(settings: BudgetSettings, tokens_in: int, tokens_out: int) -> float | 
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """The most that some calls can take."""
+    """The highest cost of some calls."""
 
     calls: int
     tokens_in: int
@@ -35,14 +35,14 @@ class CostEstimate:
 
 
 def estimate(settings: BudgetSettings, requests: Iterable[ChatRequest]) -> CostEstimate:
-    """What asking each of the requests once can take."""
+    """The highest cost of asking each request once."""
     tokens = [(estimate_tokens(request.prompt), request.longest_reply) for request in requests]
     tokens_in, tokens_out = sum(t for t, _ in tokens), sum(t for _, t in tokens)
     return CostEstimate(len(tokens), tokens_in, tokens_out, price(settings, tokens_in, tokens_out))
 
 
 class Budget:
-    """Calls and US$ spent by one purpose, those under way included at their highest price."""
+    """Calls and US$ spent by one purpose; calls under way count at their highest price."""
 
     def __init__(self, settings: BudgetSettings, purpose: str, purchases: Iterable[Purchase]) -> None:
         """`purchases`: everything bought so far, by any purpose."""
@@ -54,11 +54,11 @@ class Budget:
                 self._count(purchase)
 
     def most(self, request: ChatRequest) -> float:
-        """US$ that one call can cost, 0 without prices."""
+        """The most US$ that one call can cost; 0 without prices."""
         return price(self.settings, estimate_tokens(request.prompt), request.longest_reply) or 0.0
 
     def reserve(self, request: ChatRequest) -> str | None:
-        """Set a call's highest price aside; or say why it does not fit."""
+        """Reserve a call's highest price; return the reason if it does not fit."""
         calls, cost = self.calls + self._calls_reserved + 1, self.cost + self._cost_reserved + self.most(request)
         if self.settings.max_calls is not None and calls > self.settings.max_calls:
             return f"max_calls {self.settings.max_calls} is reached"
@@ -69,7 +69,7 @@ class Budget:
         return None
 
     def release(self, request: ChatRequest, purchase: Purchase | None = None) -> None:
-        """The call is over: nothing was billed, or `purchase` was."""
+        """End a call: nothing was billed, or `purchase` was."""
         self._calls_reserved -= 1
         self._cost_reserved -= self.most(request)
         if purchase is not None:
@@ -77,7 +77,7 @@ class Budget:
 
     def _count(self, purchase: Purchase) -> None:
         self.calls += 1
-        # Bought without prices: at those of today.
+        # Bought without prices: count it at today's.
         cost = purchase.cost if purchase.cost is not None else price(self.settings, *_tokens(purchase))
         self.cost += cost or 0.0
 

@@ -1,8 +1,8 @@
-"""Getting a usable reply to each of many requests: from what is kept, or bought, several at a time.
+"""Get a usable reply to each of many requests: a kept one, or a bought one, several at a time.
 
-What is kept comes first. A call that the server does not take (429, 5xx) or that is lost on the way is tried again
-after a pause, the one the server asks for where it does; an unusable reply is asked for again where another may
-differ. What stays without a reply carries the reason. Ctrl-C lets the calls under way arrive, since they are paid.
+Kept replies come first. A call that the server does not take (429, 5xx) or that is lost on the way is tried again
+after a pause, the server's own if it names one. A useless reply is asked for again if another may differ. A request
+without a reply gets the reason. Ctrl-C lets the calls under way arrive, since they are paid.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from distill.project.errors import DistillError
 
 Send = Callable[[ChatRequest], Awaitable[Reply]]
 _NOT_REPLIED = ("server:", "rejected:")
-_MOST_DOUBLINGS = 32  # of a pause; its limit is reached long before
+_MOST_DOUBLINGS = 32  # doublings of a pause, far beyond its limit
 
 
 @dataclass(frozen=True)
 class _Fault:
-    """Why a call that may be tried again brought nothing."""
+    """The fault of a call that may be tried again."""
 
     reason: str
     busy: bool = False
@@ -56,7 +56,7 @@ class Buyer:
         attempts: int,
         replied: bool = False,
     ) -> None:
-        """`send` raises the errors of distill/judging/chat.py, or a DistillError that ends everything.
+        """`send` raises the errors of distill/judging/chat.py, or a DistillError that ends the run.
 
         `replied`: whether the server is known to take such requests.
         """
@@ -69,8 +69,8 @@ class Buyer:
     async def buy(self, requests: Iterable[ChatRequest], advance: Callable[[], None]) -> dict[str, Answer]:
         """The answer to each request by its key; equal requests are asked once.
 
-        Raises: DistillError when the server cannot be used, KeyboardInterrupt after Ctrl-C or SIGTERM. What was
-        bought until then is kept.
+        Raises: DistillError when the server cannot be used, KeyboardInterrupt after Ctrl-C or SIGTERM. Replies
+        bought until then are kept.
         """
         self._stop, self._settled = asyncio.Event(), asyncio.Condition()
         answers: dict[str, Answer] = {}
@@ -111,7 +111,7 @@ class Buyer:
         return answers
 
     async def _answer(self, request: ChatRequest) -> Answer | None:
-        """Ask until there is an answer; None when everything stops first."""
+        """Ask until there is an answer; None if the run stops first."""
         tries, pauses, replies = 0, 0, self._replies
         while True:
             kept = kept_answer(request, self._purchases, self._accept, self._attempts)
@@ -134,19 +134,19 @@ class Buyer:
                 continue
             if self._stop.is_set():
                 return None
-            # A busy server that goes on replying to others has not failed this request: it is its turn later.
+            # A busy server that replies to other requests has not failed this one: try it later.
             tries = 0 if fault.busy and self._replies > replies else tries + 1
             replies = self._replies
             if tries > self._server.retries:
                 return self._failed(f"server: {fault.reason} ({tries} tries)")
             if self._opens_at <= time.monotonic():
                 wait = min(self._server.first_wait * 2.0**pauses, self._server.longest_wait)
-                # Spread out, or all that failed together come back together.
+                # Spread the pauses: requests that failed together would otherwise return together.
                 await self._sleep(wait * random.uniform(0.75, 1.0))
                 pauses = min(pauses + 1, _MOST_DOUBLINGS)
 
     async def _call(self, request: ChatRequest) -> _Fault | None:
-        """One call; what arrives is kept. Returns the fault when trying again may help.
+        """Make one call and keep the reply. Returns the fault if trying again may help.
 
         Raises: RejectedError.
         """
@@ -184,15 +184,15 @@ class Buyer:
         try:
             self._purchases.append(purchase)
         except DistillError as error:
-            self._halt(error)  # replies that cannot be kept would be bought again: buy no more
+            self._halt(error)  # a reply that cannot be kept would be bought again: buy no more
         return purchase
 
     def _lost(self, request: ChatRequest, reason: str) -> Purchase:
-        """Perhaps billed: counted at the most it can be."""
+        """Count a call that was perhaps billed, at its highest price."""
         return self._purchase(request, None, estimate_tokens(request.prompt), request.longest_reply, reason)
 
     async def _reserve(self, request: ChatRequest) -> str | None:
-        """Set a call's price aside; what others set aside may become free, so wait for them first."""
+        """Reserve a call's price; wait first for calls under way, whose reserve may become free."""
         async with self._settled:
             while (over := self._budget.reserve(request)) and self._under_way:
                 await self._settled.wait()
@@ -234,7 +234,7 @@ class Buyer:
             await self._sleep(seconds)
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep, unless everything stops."""
+        """Sleep, unless the run stops."""
         try:
             await asyncio.wait_for(self._stop.wait(), seconds)
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""One question to a chat model and its reply, in the words of OpenAI's chat completions."""
+"""A question to a chat model and its reply, in the format of OpenAI's chat completions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from distill.judging.settings import ChatSettings
 
 
 class NotTakenError(Exception):
-    """The server did not take the request (429, 5xx, no connection): nothing was billed, later may do."""
+    """The server did not take the request (429, 5xx, no connection): nothing was billed; try again later."""
 
     def __init__(self, reason: str, retry_after: float | None = None, busy: bool = False) -> None:
-        """`retry_after`: the seconds that the server asked to wait; `busy`: it has too much to do (429)."""
+        """`retry_after`: seconds to wait, by the server's wish; `busy`: it has too many requests (429)."""
         super().__init__(reason)
         self.retry_after, self.busy = retry_after, busy
 
@@ -32,7 +32,7 @@ class RejectedError(Exception):
 
 
 class UnusableReplyError(Exception):
-    """A reply arrived but is of no use; `again`: whether another one may be."""
+    """A useless reply arrived; `again`: whether another may be better."""
 
     def __init__(self, reason: str, again: bool) -> None:
         """`reason` opens with its kind, e.g. `refusal: …`."""
@@ -42,7 +42,7 @@ class UnusableReplyError(Exception):
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A question with everything that its answer depends on."""
+    """A question, with all settings that its answer depends on."""
 
     base_url: str
     body: dict[str, Any]
@@ -68,7 +68,7 @@ class ChatRequest:
 
     @property
     def varies(self) -> bool:
-        """Whether asking again can bring another reply."""
+        """Whether another call can bring another reply."""
         return self.body.get("temperature") != 0
 
 
@@ -85,7 +85,7 @@ def chat_request(settings: ChatSettings, prompt: str, sample: int = 0, **body: A
 
 @dataclass(frozen=True)
 class Reply:
-    """What a model answered and what it took."""
+    """A model's answer, and its tokens."""
 
     text: str
     refusal: str | None
@@ -103,7 +103,7 @@ def question_of(instruction: str, input: str) -> str:
 
 
 def estimate_tokens(text: str) -> int:
-    """About how many tokens a text has, rather too many: 3 bytes a token, and a few for the frame."""
+    """An upper guess at the tokens of a text: 3 bytes a token, and a few for the frame."""
     return len(text.encode(errors="replace")) // 3 + 8
 
 
@@ -133,7 +133,7 @@ def read_completion(body: str, request: ChatRequest) -> Reply:
 
 
 def _clean(text: str) -> str:
-    """JSON can escape half a character, which no file can hold."""
+    """Replace half characters, which JSON can escape and no file can hold."""
     return text.encode(errors="replace").decode()
 
 
@@ -142,7 +142,7 @@ def _count(told: Any, text: str) -> int:
 
 
 def refuse_refusal(reply: Reply) -> None:
-    """Raises: UnusableReplyError for a refusal, which asking again would only pay for twice."""
+    """Raises: UnusableReplyError for a refusal; a second call would only be paid twice."""
     if reply.refusal is not None:
         raise UnusableReplyError(f"refusal: {reply.refusal[:200]}", again=False)
     if reply.finish == "content_filter":
@@ -150,7 +150,7 @@ def refuse_refusal(reply: Reply) -> None:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """The seconds a server asks to wait: `retry-after-ms`, or `retry-after` as seconds or a date."""
+    """The pause that a server asks for, in seconds: `retry-after-ms`, or `retry-after` as seconds or a date."""
     for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         value = headers.get(name)
         if value is None:

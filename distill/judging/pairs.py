@@ -1,4 +1,4 @@
-"""What is judged, a model's answer beside the reference, and what comes of it: one row a pair."""
+"""Pairs of a model's answer and the reference, their questions to the judge, and one row of verdicts for each."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class JudgedPair:
     question: str
     response: str
     reference: str
-    """The first one, where an example has several."""
+    """The first, if an example has several."""
 
 
 def read_pairs(responses: Path, evaluation: Path, protocol: ProtocolSettings) -> list[JudgedPair]:
-    """The pairs that the protocol asks for, seed by seed.
+    """The pairs of the protocol, seed by seed.
 
     Raises: DataError when rows are missing, extra or of the wrong type, or a seed was never sampled.
     """
@@ -73,8 +73,8 @@ def requests_of(pair: JudgedPair, template: str, protocol: ProtocolSettings) -> 
 def verdict_row(pair: JudgedPair, requests: Mapping[Order, ChatRequest], found: Mapping[str, Answer]) -> dict[str, Any]:
     """A row of verdicts/: `{id, seed, response, reference, unjudged, orders}`.
 
-    `response` and `reference` are scores from 1 to 10, means over the orders asked; both null, and `unjudged` the
-    reason, unless every order has a verdict: one alone would bring back what both are asked for.
+    `response` and `reference` are scores from 1 to 10, means over the orders. Unless every order has a verdict, both
+    are null and `unjudged` is the reason: one order alone would favour one place.
     """
     orders, reason = [], None
     for order, request in requests.items():

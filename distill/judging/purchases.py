@@ -1,7 +1,7 @@
-"""Every reply ever bought, kept under the hash of what it answers, so that none is paid for twice.
+"""Every bought reply, kept under the hash of its request, so that none is paid for twice.
 
 `.judge/replies.jsonl` only grows: one line a reply, on disk before it is used. A process that buys holds the lock
-of the folder, so that two never buy the same and a budget is one number; others wait.
+of the folder and others wait, so that two never buy the same reply and all share one budget.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ class Purchase:
     key: str
     """Of the request."""
     purpose: str
-    """Whose budget it came from."""
+    """The purpose whose budget paid it."""
     cost: float | None
     """US$ by the prices of the day, None without prices."""
     tokens_in: int
     tokens_out: int
     reply: Reply | None
-    """None: lost on the way; tokens and cost are then estimates."""
+    """None if lost on the way; tokens and cost are then estimates."""
     lost: str | None = None
-    """Why there is no reply."""
+    """The reason for a missing reply."""
 
 
 class Purchases:
-    """All purchases, oldest first; `append` adds one for good."""
+    """All purchases, oldest first; `append` writes one to the disk."""
 
     def __init__(self, purchases: list[Purchase], stream: IO[bytes] | None = None) -> None:
-        """Without a stream they can only be read."""
+        """Without a stream the purchases can only be read."""
         self.all: list[Purchase] = []
         self._by_key: dict[str, list[Purchase]] = defaultdict(list)
         self._stream = stream
@@ -58,11 +58,11 @@ class Purchases:
         return [purchase.reply for purchase in self._by_key.get(key, []) if purchase.reply is not None]
 
     def paid(self, key: str) -> list[Purchase]:
-        """All that was bought for one request."""
+        """The purchases for one request."""
         return self._by_key.get(key, [])
 
     def append(self, purchase: Purchase) -> None:
-        """Keep a purchase: when this returns it is on the disk. Raises: DataError when it cannot be written."""
+        """Write a purchase to the disk before returning. Raises: DataError when it cannot be written."""
         assert self._stream is not None, "opened for reading"
         try:
             self._stream.write(json.dumps(asdict(purchase)).encode() + b"\n")
@@ -79,7 +79,7 @@ class Purchases:
 
 @contextmanager
 def open_purchases(folder: Path = FOLDER) -> Iterator[Purchases]:
-    """Purchases to read and add to, alone; waits while another process has them."""
+    """Open the purchases for reading and adding; waits while another process has them."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("wb") as lock:
         try:
@@ -95,7 +95,7 @@ def open_purchases(folder: Path = FOLDER) -> Iterator[Purchases]:
 
 
 def read_purchases(folder: Path = FOLDER) -> Purchases:
-    """Purchases to look at; none where nothing was ever bought."""
+    """The purchases, to read only; none before the first."""
     return Purchases(_read(folder / _FILE))
 
 
@@ -103,7 +103,7 @@ def _read(path: Path) -> list[Purchase]:
     if not path.exists():
         return []
     purchases = []
-    # What follows the last newline is a line being written, or torn by a crash.
+    # Text after the last newline is a line being written, or torn by a crash.
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             content = json.loads(line)
@@ -115,7 +115,7 @@ def _read(path: Path) -> list[Purchase]:
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cut off what a crash left after the last whole line."""
+    """Cut off the part of a line that a crash left at the end."""
     if path.exists():
         content = path.read_bytes()
         if not content.endswith(b"\n"):

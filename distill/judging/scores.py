@@ -1,7 +1,7 @@
-"""Two scores out of a judge's reply, written as asked or nearly so; anything else is no score.
+"""Read two scores from a judge's reply, in the asked form or nearly so.
 
 Read in this order: JSON anywhere in the reply; JSON that was cut off; a line of two numbers, as in the paper; two
-labelled numbers ("Answer 1: 8"). What does not say exactly two numbers between 1 and 10 is refused, never guessed.
+labelled numbers ("Answer 1: 8"). A reply without exactly two numbers between 1 and 10 is refused, never guessed.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _ABSURD = 1e9  # JSON has whole numbers that no float can hold
 
 @dataclass(frozen=True)
 class Scores:
-    """What a judge gave the two answers, in the order they were shown."""
+    """A judge's scores of the two answers, in the order shown."""
 
     first: float
     second: float
     reason: str = ""
-    """The judge's own words, where they came in the form asked for."""
+    """The judge's own words, if the reply has the asked form."""
 
 
 def read_scores(reply: Reply) -> Scores:
-    """The scores in a reply. Raises: UnusableReplyError, saying what it is instead."""
+    """The scores in a reply. Raises: UnusableReplyError, which describes the reply."""
     refuse_refusal(reply)
     text = _THINKING.sub("", reply.text).strip()
     if reply.finish == "length":

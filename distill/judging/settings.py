@@ -1,6 +1,6 @@
 """Settings of models asked over the network: the judge of `params.yaml`, and a server in place of the teacher.
 
-They fall in three: what the answers depend on, what may be spent, and how the server is spoken to.
+Three groups: the answers' dependencies, the budget, and the connection to the server.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ NO_KEY = f"export {KEY_VARIABLE} (any word for a server that wants none)"
 
 
 class ChatSettings(Settings):
-    """Which model answers; a kept reply is used again only under the same ones."""
+    """The model that answers; a kept reply is used again only under equal settings."""
 
     model: Annotated[str, Field(min_length=1)]
     """The server's name of the model; a dated one stays the same model."""
     base_url: str = "https://api.openai.com/v1"
     """Any server that speaks OpenAI's chat completions, e.g. `http://127.0.0.1:8000/v1`."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
-    """Longest reply; with the prompt it bounds what a call can cost."""
+    """Longest reply; with the prompt it bounds the cost of a call."""
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """The name under which that limit is sent: OpenAI's reasoning models know only the second."""
+    """The field that carries this limit: OpenAI's reasoning models know only the second."""
     attempts: Annotated[int, Field(ge=1)] = 3
-    """Replies asked for before a request whose replies are of no use is given up."""
+    """Useless replies to a request before it is given up."""
 
     @field_validator("base_url")
     @classmethod
@@ -45,7 +45,7 @@ class ChatSettings(Settings):
 
 
 class ProtocolSettings(ChatSettings):
-    """What a verdict depends on. The defaults follow the paper (§3.1, B.2) as far as it tells."""
+    """All settings that a verdict depends on. The defaults follow the paper (§3.1, B.2) where it is specific."""
 
     prompt: str = "judge/prompt.txt"
     """File with {question}, {first} and {second}; the paper's own was not published with its code."""
@@ -56,18 +56,18 @@ class ProtocolSettings(ChatSettings):
     structured: bool = True
     """Ask for JSON of a given schema; a server that refuses that is asked without it."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
-    """Which of `evaluation.seeds` are judged; null judges all."""
+    """The judged ones of `evaluation.seeds`; null judges all."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Judge the first so many examples of a set; null judges all."""
+    """The number of examples judged, from the first of a set; null judges all."""
 
 
 class BudgetSettings(Settings):
-    """What may be spent, over everything that `.judge/` remembers; raising a limit continues."""
+    """The budget, over all purchases in `.judge/`; a run continues when a limit is raised."""
 
     dry_run: bool = False
-    """Ask nothing; tell calls, tokens and cost."""
+    """Ask nothing; print calls, tokens and cost."""
     max_calls: Annotated[int, Field(ge=0)] | None = None
-    """Replies that may be bought; lost ones count, requests that the server turned away do not."""
+    """Most replies to buy; lost ones count, requests that the server turned away do not."""
     max_cost: Annotated[float, Field(ge=0)] | None = None
     """US$; a call that could exceed it, its longest reply included, is not made."""
     input_price: Annotated[float, Field(ge=0)] | None = None
@@ -85,20 +85,20 @@ class BudgetSettings(Settings):
 
 
 class ServerSettings(Settings):
-    """How the server is spoken to; changes no answer."""
+    """The connection to the server; it changes no answer."""
 
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     """Calls under way at once."""
     timeout: Annotated[float, Field(gt=0)] = 60.0
     """Seconds until a call without an answer counts as lost."""
     retries: Annotated[int, Field(ge=0)] = 5
-    """Further tries of a call that was lost or turned away (429, 5xx)."""
+    """More tries of a call that was lost or turned away (429, 5xx)."""
     first_wait: Annotated[float, Field(ge=0)] = 1.0
-    """Seconds before the first of them; doubles each time. A `Retry-After` of the server goes before it."""
+    """Seconds before the first of these tries; doubles each time. A `Retry-After` of the server overrides it."""
     longest_wait: Annotated[float, Field(ge=0)] = 60.0
-    """Seconds; a server that asks for more is not waited for: the command stops and keeps what it has."""
+    """Longest pause in seconds; if a server asks for more, the command stops and keeps its replies."""
     give_up_after: Annotated[int, Field(ge=1)] = 10
-    """Requests in a row without any reply after which the server is taken to be down."""
+    """Requests in a row without a reply until the server counts as down."""
 
 
 class JudgeSettings(Settings):
@@ -107,7 +107,7 @@ class JudgeSettings(Settings):
     enabled: bool = False
     """The switch; DVC itself sees `datasets`, and commands.check holds the two together."""
     datasets: tuple[str, ...] = ()
-    """Evaluation sets to judge; none, and DVC has no judging stage at all."""
+    """Evaluation sets to judge; without any, DVC has no judging stage."""
     protocol: ProtocolSettings
     budget: BudgetSettings = BudgetSettings()
     server: ServerSettings = ServerSettings()
@@ -159,7 +159,7 @@ def has_key(environment: Mapping[str, str]) -> bool:
 def judge_faults(
     judge: JudgeSettings, datasets: Collection[str], seeds: Collection[int], environment: Mapping[str, str]
 ) -> list[str]:
-    """What the judge's section alone does not show: unknown sets and seeds, a switch half turned, no key."""
+    """Faults of the judge's section against the rest: unknown sets and seeds, a switch without sets, no key."""
     faults = []
     if judge.enabled and not judge.datasets:
         faults.append("judge.enabled is true but judge.datasets is empty; name evaluation sets there")
@@ -179,7 +179,7 @@ def judge_faults(
 
 
 def pseudo_faults(pseudo: Pseudo | None, environment: Mapping[str, str]) -> list[str]:
-    """What `recipe.pseudo` alone does not show: no key for the server."""
+    """Faults of `recipe.pseudo` against the environment: no key for the server."""
     if pseudo is None or isinstance(pseudo, LocalPseudoSettings) or pseudo.budget.dry_run or has_key(environment):
         return []
     return [f"recipe.pseudo takes responses from {pseudo.base_url} but there is no key; {NO_KEY}"]

@@ -1,4 +1,4 @@
-"""What a judge's verdicts on one model and one evaluation set come to.
+"""The summary of a judge's verdicts on one model and one evaluation set.
 
 The paper's metric: the sum of the model's scores over the sum of the references' scores × 100, for each sampling
 seed, then the mean over seeds. 100 means: as good as the references, in the judge's eyes.
@@ -25,7 +25,7 @@ _NOT_ASKED = "budget"
 
 
 def summary_path(root: Path, who: str, what: str, name: str) -> Path:
-    """Where the summary of one cell stands: among the scores, so that results/ finds it with them."""
+    """The summary's path for one cell: among the scores, so that results/ finds it with them."""
     return root / "scores" / who / what / f"{name}.judge.json"
 
 
@@ -33,8 +33,8 @@ def summarise(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     """The summary of verdict rows: `{mean, std, per_seed, ci95, judged, pairs, reasons}`.
 
     The score (the first four) is left out when no pair is judged, or when pairs were never asked about because the
-    budget ended: the rest would be a sample nobody chose. Pairs that the judge was asked about in vain are left out
-    of both sums and counted by `reasons`. `seed` draws the bootstrap over examples and seeds.
+    budget ended: the rest would be a sample nobody chose. Pairs without a usable verdict are left out of both sums
+    and counted by `reasons`. `seed` draws the bootstrap over examples and seeds.
     """
     reasons = Counter(str(row["unjudged"]).split(":")[0] for row in rows if row["unjudged"] is not None)
     counts = {"judged": len(rows) - reasons.total(), "pairs": len(rows), "reasons": dict(reasons)}
@@ -71,15 +71,15 @@ def _interval(sums: NDArray[np.float64], seed: int) -> tuple[float, float]:
 
 
 def read_summary(root: Path, who: str, what: str, name: str) -> dict[str, Any]:
-    """The numbers of one cell for results/<student>.json; the reasons stay where they are."""
+    """The numbers of one cell for results/<student>.json, without the reasons."""
     content = read_json(summary_path(root, who, what, name))
     return {metric: value for metric, value in content.items() if metric != "reasons"}
 
 
 def shown(cell: Mapping[str, Any]) -> str:
-    """What a table says of one cell of results/<student>.json: `61.2 ± 0.8`, or `not judged`.
+    """The text of one cell in a table: `61.2 ± 0.8`, or `not judged`.
 
-    Where pairs are unjudged the number of judged ones stands behind: `61.2 ± 0.8 (498 of 500)`.
+    With unjudged pairs the number of judged ones follows: `61.2 ± 0.8 (498 of 500)`.
     """
     judge = cell.get("judge", {})
     if "mean" not in judge:

@@ -1,4 +1,4 @@
-"""A server in the teacher's place: the students' training prompts as requests, and what counts as a response."""
+"""A server in the teacher's place: the students' training prompts as requests, and their usable responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check before the work found: sound, doubtful, or certain to fail, each with the fix."""
+"""Findings of a check before the work: sound, doubtful, or certain to fail, each with the fix."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ Level = Literal["ok", "warn", "stop"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     level: Level
     subject: str
-    """What was looked at, in a word or two."""
+    """The subject of the check, in a word or two."""
     text: str
-    """What was found; anything but `ok` ends with the fix."""
+    """The result in a sentence; anything but `ok` ends with the fix."""
 
     def __str__(self) -> str:
         return f"{self.level:>4}  {self.subject}: {self.text}"

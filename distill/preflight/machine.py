@@ -1,4 +1,4 @@
-"""The machine as a check before the work sees it: versions, GPUs, memory, disk. Nothing here imports torch."""
+"""The machine, checked before the work: versions, GPUs, memory, disk. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import psutil
 
 from distill.preflight.findings import Finding, gibibytes
 
-# Those the numbers or the build rest on.
+# The libraries that the numbers or the build depend on.
 _LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "datasets", "deepspeed", "peft", "dvc", "prefect")
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -31,29 +31,29 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to work with, in bytes."""
+    """Memory and disk of this machine, in bytes."""
 
     gpus: tuple[Gpu, ...]
     memory: int
-    """Of the machine, or of the container it is shut in."""
+    """Of the machine, or of the container around it."""
     available: int
     disk: int
-    """Free, where the project lies."""
+    """Free, on the disk of the project."""
     cores: int
 
     @property
     def device_total(self) -> int:
-        """Memory that one process may have at most: of the smallest GPU, or of the machine."""
+        """The most memory that one process can have: the smallest GPU's, or the machine's."""
         return min((gpu.total for gpu in self.gpus), default=self.memory)
 
     @property
     def device_free(self) -> int:
-        """The same, of what is free now."""
+        """The most memory that one process can have now, beside other processes."""
         return min((gpu.free for gpu in self.gpus), default=self.available)
 
 
 def read_machine(root: Path) -> Machine:
-    """What this machine has, and the disk that `root` lies on."""
+    """The machine as it is now, with the disk of `root`."""
     memory = psutil.virtual_memory()
     limit, used = _cgroup("memory.max"), _cgroup("memory.current")
     total = min(memory.total, limit or memory.total)
@@ -68,7 +68,7 @@ def read_machine(root: Path) -> Machine:
 
 
 def _cgroup(name: str) -> int | None:
-    """A number of this container's memory accounting, None where there is none or no limit."""
+    """A number of this container's memory accounting; None without a container or without a limit."""
     path = _CGROUP / name
     text = path.read_text().strip() if path.is_file() else ""
     return int(text) if text.isdigit() else None
@@ -79,13 +79,13 @@ def _gpus() -> list[Gpu]:
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
     except (FileNotFoundError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        return []  # no driver, or one that does not answer: a CPU box
+        return []  # no driver, or no answer from it: a machine without GPUs
     rows = [[cell.strip() for cell in line.split(",")] for line in listed.splitlines()]
     return [Gpu(row[0], int(row[1]) * 2**20, int(row[2]) * 2**20) for row in rows if len(row) == 3 and row[1].isdigit()]
 
 
 def machine_findings(machine: Machine, needed_disk: float) -> list[Finding]:
-    """Memory, GPUs and disk; `needed_disk` is what the work will write, in bytes."""
+    """Memory, GPUs and disk; `needed_disk` are the bytes that the work will write."""
     found = [
         Finding("ok", "GPU", f"{number}: {gpu.name}, {gibibytes(gpu.free)} of {gibibytes(gpu.total)} free")
         for number, gpu in enumerate(machine.gpus)
@@ -104,7 +104,7 @@ def machine_findings(machine: Machine, needed_disk: float) -> list[Finding]:
 
 
 def version_findings(constraints: Path, libraries: Sequence[str] = _LIBRARIES) -> list[Finding]:
-    """The interpreter, and installed libraries against the one set that was run together."""
+    """The interpreter, and the installed libraries against the tested set of versions."""
     found = [Finding("ok", "Python", platform.python_version())]
     pinned = {}
     if constraints.is_file():

@@ -1,10 +1,10 @@
-"""How much memory a training stage takes at its peak: a pure function of shapes and settings, no torch, no model.
+"""The peak memory of a training stage: a pure function of shapes and settings, without torch or a model.
 
 A peak is the largest of a few moments: the end of a forward pass, the start and the end of a backward pass, the
-optimiser's step, a decode, a validation. Each is the sum of what is held then. Lengths are the limits of the prompt
-settings unless the data are known, so the estimate is of the worst batch, which is the one that fails.
+optimiser's step, a decode, a validation. Each is a sum over the tensors held then. Lengths are those of the prepared
+data, or else the limits of the prompt settings: the estimate is for the worst batch, which is the one that fails.
 
-Held against the peak resident memory of fresh processes by tests (docs/doctor.md). Not counted: on a GPU, the CUDA
+Tests compare it with the peak resident memory of fresh processes (docs/doctor.md). Not counted: on a GPU, the CUDA
 context (about 0.5 GiB).
 """
 
@@ -17,13 +17,13 @@ from typing import Literal
 from distill.preflight.shapes import Shape
 
 Parts = Mapping[str, float]
-"""What is held at one moment: name → bytes."""
+"""The memory held at one moment: name → bytes."""
 
 Device = Literal["cpu", "cuda"]
 Loss = Literal["rows", "rows, teacher", "own samples"]
 
 FLOAT32 = 4
-# A process that has imported torch, transformers and this project and holds nothing yet, measured on Linux.
+# A process that has imported torch, transformers and this project, before any model; measured on Linux.
 LIBRARIES = 480 * 2**20
 # Tensors [tokens, vocabulary] in float32 that are alive at once: (end of the forward pass, in the backward pass).
 _LOGITS = {
@@ -35,19 +35,19 @@ _LOGITS = {
 }
 # The same for one decoded token of a row: of one model, of a mixture of two.
 _DECODED = (5, 9)
-# What a backward pass works with beside what was kept, in tensors [tokens, ffn]; and what the allocator cannot reuse,
-# as a share of what comes and goes. Both were fitted to the first three shapes of benchmarks/training_memory.py.
+# The workspace of a backward pass beside the kept activations, in tensors [tokens, ffn]; and the share of passing
+# memory that the allocator cannot reuse. Both were fitted to the first three shapes of benchmarks/training_memory.py.
 _WORKSPACE = 6
 _SLACK = 0.15
-# distill.losses.chunked_head runs the output heads on so many tokens at once.
+# Tokens on which distill.losses.chunked_head runs the output heads at once.
 _CHUNK = 512
-# distill.generation.cache reads prompts so many tokens at a time.
+# Tokens of a prompt that distill.generation.cache reads at a time.
 _READ = 1024
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How a run is laid out on the machine: the estimate's view of `hardware`."""
+    """The layout of a run on the machine: the estimate's view of `hardware`."""
 
     device: Device = "cpu"
     micro_batch: int = 8
@@ -63,7 +63,7 @@ class Placement:
     """The teacher's layers are divided by the number of processes (own samples)."""
 
     def share(self, stage: int) -> float:
-        """The share of what ZeRO divides from `stage` on that one process holds."""
+        """The share that one process holds of tensors which ZeRO divides from `stage` on."""
         return 1 / self.processes if self.zero_stage >= stage else 1.0
 
 
@@ -95,7 +95,7 @@ class PlannedRun:
     validated: int = 0
     """Rows of the validation set."""
     adapter: int | None = None
-    """Parameters of a LoRA adapter, which then is all that is trained."""
+    """Parameters of a LoRA adapter; then nothing else is trained."""
     decoded: int = 0
     """Tokens of the longest prompt and the longest answer sampled after it; 0: `prompt` + `response`."""
 
@@ -112,7 +112,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes, by moment and by what holds them."""
+    """Bytes, by moment and by holder."""
 
     device: Mapping[str, Parts]
     """On the GPU; on a machine without one, everything."""
@@ -121,7 +121,7 @@ class Estimate:
 
     @property
     def moment(self) -> str:
-        """The moment at which most is held."""
+        """The moment with the most memory."""
         return max(self.device, key=lambda moment: sum(self.device[moment].values()))
 
     @property
@@ -173,12 +173,12 @@ def estimate(run: PlannedRun, place: Placement) -> Estimate:
 
 
 def _slack(passing: dict[str, float]) -> dict[str, float]:
-    """What comes and goes, with what the allocator loses on it."""
+    """Memory that comes and goes, with the allocator's loss on it."""
     return {**passing, "allocator": _SLACK * sum(passing.values())}
 
 
 def _standing(run: PlannedRun, place: Placement) -> tuple[dict[str, float], dict[str, float]]:
-    """What is held from the first step to the last: on the device, in the CPU's memory."""
+    """The memory held from the first step to the last: on the device, in the CPU's memory."""
     student = run.student.parameters * run.width
     held: dict[str, float] = {"student": student * place.share(3)}
     host: dict[str, float] = {"libraries": LIBRARIES}
@@ -219,7 +219,7 @@ def activations(shape: Shape, tokens: int, length: int, run: PlannedRun, place: 
     layer = shape.layer_activations * run.width
     # Training on own samples is without dropout.
     if run.loss != "own samples":
-        # On a CPU a mask is as wide as what it masks, on a GPU one byte.
+        # On a CPU a mask is as wide as the number it masks, on a GPU one byte.
         mask = run.width if place.device == "cpu" else 1
         if shape.dropout:
             layer += 2 * shape.hidden * mask

@@ -1,4 +1,4 @@
-"""Where a model will come from, judged without loading it: its shape, and whether its files are here."""
+"""The source of a model, checked without loading it: its shape, and whether its files are here."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _HUB = "https://huggingface.co"
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """What is known of a model before it is loaded."""
+    """A model before it is loaded."""
 
     name: str
     shape: Shape | None
     where: Literal["fresh", "here", "hub", "missing"]
-    """Made here, on this disk, to be fetched, or a folder that is not there."""
+    """Made by this project, on this disk, to be fetched, or a missing folder."""
 
 
 def origin_of(settings: ModelSettings, vocabulary: int, environment: Mapping[str, str]) -> PlannedModel:
@@ -50,7 +50,7 @@ def reference_origin(reference: Reference, environment: Mapping[str, str]) -> Pl
 
 
 def snapshot(reference: Reference, environment: Mapping[str, str]) -> Path | None:
-    """The folder that holds a reference's files: its own, or the one in the hub's cache; None where there is none."""
+    """The folder of a reference's files: its own, or the one in the hub's cache; None without either."""
     if reference.path is not None:
         return Path(reference.path)
     home = Path(environment.get("HF_HOME") or Path.home() / ".cache/huggingface")
@@ -63,7 +63,7 @@ def snapshot(reference: Reference, environment: Mapping[str, str]) -> Path | Non
 
 
 def vocabulary_size(folder: Path, otherwise: int) -> int:
-    """How many tokens a saved tokenizer has; `otherwise` where there is none yet."""
+    """The number of tokens of a saved tokenizer; `otherwise` before there is one."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return otherwise
@@ -73,7 +73,7 @@ def vocabulary_size(folder: Path, otherwise: int) -> int:
 
 
 def origin_findings(origins: Mapping[str, PlannedModel], environment: Mapping[str, str], ask: bool) -> list[Finding]:
-    """Whether every model (role → origin) can be had; the hub is asked, for five seconds, only when `ask` says so."""
+    """Whether every model (role → origin) can be had; with `ask` the hub is asked, for five seconds."""
     found = [
         Finding("stop", role, f"{origin.name} holds no model (config.json, *.safetensors); correct the path")
         for role, origin in origins.items()

@@ -1,4 +1,4 @@
-"""The project's surroundings before the work: DVC's remote, locks, the Prefect server."""
+"""The project's surroundings, checked before the work: DVC's remote, locks, the Prefect server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECONDS = 3.0
 
 
 def remote_finding(root: Path) -> Finding:
-    """Where `dvc push` would go; a folder is looked at, a server is not."""
+    """The target of `dvc push`; a folder is checked, a server is not asked."""
     config = configparser.ConfigParser(interpolation=None)
     config.read([root / ".dvc/config", root / ".dvc/config.local"])
     name = config.get("core", "remote", fallback="")
@@ -40,7 +40,7 @@ def remote_finding(root: Path) -> Finding:
 
 
 def lock_findings(root: Path) -> list[Finding]:
-    """Who else works in this clone, and what dead processes left behind (which the next rebuild clears)."""
+    """Other builds in this clone, and the remains of dead processes (which the next rebuild clears)."""
     found = []
     path = root / ".dvc/tmp/rebuild.lock"
     if path.is_file() and _is_held(path):
@@ -72,7 +72,7 @@ def _is_held(path: Path) -> bool:
 def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):  # none, or cut off by a kill: nobody to name
+    except (FileNotFoundError, json.JSONDecodeError):  # no file, or one cut off by a kill: nobody to name
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -19,7 +19,7 @@ def print_plans(
     known: bool,
     speeds: Mapping[str, Speed],
 ) -> None:
-    """One line for each stage: its name, whose of `speeds` it runs at, what it does, what it takes.
+    """One line for each stage: its name, work, memory and time at the speed of its model in `speeds`.
 
     `known` says whether lengths come from prepared data.
     """

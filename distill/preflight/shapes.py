@@ -1,7 +1,7 @@
-"""The shape of a causal language model, from its config.json alone: how many parameters, activations and operations.
+"""The shape of a causal language model, from its config.json alone: parameters, activations and operations.
 
-No torch and no weights: so a model can be judged before it is fetched. Exact for GPT-2, OPT, LLaMA and Qwen2 (held by
-tests against the models themselves); another architecture is taken for LLaMA's, and said to be.
+It needs no torch and no weights, so a model can be judged before it is fetched. Exact for GPT-2, OPT, LLaMA and Qwen2
+(tests compare it with the models); another architecture counts as LLaMA's, and the report says so.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Shape:
 
     @property
     def exact(self) -> bool:
-        """Whether the architecture is one of those that are known."""
+        """Whether the architecture is a known one."""
         return self.kind in _FAMILIES
 
     @property

@@ -1,7 +1,7 @@
-"""How fast this machine is, measured for at most twenty seconds on models of the widths that will be trained.
+"""The speed of this machine, measured for at most twenty seconds on models as wide as the ones to be trained.
 
-Few layers and random weights: what is measured is operations a second, of training passes and of sampling, which the
-counted operations of a stage are then divided by. An estimate: longer runs vary with batches, lengths and neighbours.
+The models have few layers and random weights. Measured are the operations a second of training and of sampling; a
+stage's counted operations divided by them give its time. Longer runs vary with batches, lengths and neighbours.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Speed:
     sampling: float
 
     def seconds(self, work: Work) -> float:
-        """How long a stage takes at these speeds."""
+        """The seconds of a stage at these speeds."""
         return work.operations / self.training + work.decoding / self.sampling
 
 
@@ -42,7 +42,7 @@ def calibrate(
 ) -> dict[str, Speed]:
     """Train and sample with a small model like each of `shapes`, in equal parts of the time: name → speed.
 
-    Each for itself, because a wide model does more operations a second than a narrow one.
+    Each is measured by itself, because a wide model does more operations a second than a narrow one.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -75,7 +75,7 @@ def _speed(shape: Shape, lengths: Lengths, micro_batch: int, decode_batch: int, 
 
 
 def _rate(work: Callable[[], None], seconds: float) -> float:
-    """How often a second `work` is done, over `seconds`; the first time warms up and does not count."""
+    """The times a second that `work` runs, over `seconds`; the first time warms up and does not count."""
     work()
     began, times = time.perf_counter(), 0
     while times == 0 or time.perf_counter() - began < seconds:

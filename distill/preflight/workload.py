@@ -1,4 +1,4 @@
-"""What the stages of one row will do, counted from settings and the data's audit: steps, tokens, operations."""
+"""The work of one row's stages, counted from settings and the data's audit: steps, tokens, operations."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _TRAINED = 3
 
 @dataclass(frozen=True)
 class Lengths:
-    """The prepared data, or what the settings allow while there are none."""
+    """Lengths of the prepared data, or the limits of the settings before there are any."""
 
     rows: int | None
-    """Training rows; None while nobody knows."""
+    """Training rows; None before they are known."""
     valid: int | None
     prompt: float
     """Mean tokens of a prompt."""
@@ -39,7 +39,7 @@ class Lengths:
 
 
 def read_lengths(data: Path, prompt: PromptSettings, expected_rows: int | None) -> Lengths:
-    """From the audit that preparation left in `data`, else the limits of the prompt settings and `expected_rows`."""
+    """Read from preparation's audit in `data`, or else from the limits of the prompt settings and `expected_rows`."""
     path = data / "report.json"
     if not path.is_file():
         longest, sequence = prompt.max_prompt_tokens, prompt.max_sequence_tokens
@@ -88,7 +88,7 @@ class Work:
     operations: float
     """Floating point operations of the passes over whole sequences."""
     decoding: float
-    """The same of sampling, which runs at another speed."""
+    """Floating point operations of sampling, which runs at another speed."""
 
 
 def supervised_work(

@@ -1,4 +1,4 @@
-"""A model card in the hub's format: what a model is, how it was made, how good it is, and from what exactly."""
+"""A model card in the hub's format: the model, its training, its scores, and the versions it was made from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FENCE = "~~~~"
 
 @dataclass(frozen=True)
 class CardOrigin:
-    """Everything a card is written from; all of it as the stages left it."""
+    """The facts of a card, all as the stages left them."""
 
     student: str
     method: str
@@ -39,7 +39,7 @@ class CardOrigin:
 
     @property
     def name(self) -> str:
-        """What the model is called."""
+        """The name of the model."""
         return f"{self.student}-{self.method}"
 
 

@@ -1,4 +1,4 @@
-"""A trained model as a folder for other programs: `from_pretrained`, vLLM and the hub take it as it is."""
+"""A trained model as a folder for other programs: `from_pretrained`, vLLM and the hub read it as it is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distill.project.errors import SettingsError
 from distill.project.files import fresh_dir, read_json, write_json, write_text
 
 ORIGIN_FILE = "distill.json"
-"""Where an export says what it is; a folder without it is somebody's own and never replaced."""
+"""The file that marks an export; a folder without it is somebody's own and never replaced."""
 
 # Names that only transformers 5 knows, or that speak of the machine they were written on.
 _PLAIN_CLASS = {"TokenizersBackend": "PreTrainedTokenizerFast"}
@@ -39,7 +39,7 @@ def write_export(
     Raises: SettingsError when `folder` holds something else.
     """
     require_free(folder)
-    model.config.use_cache = True  # training switches it off, and generation without it takes for ever
+    model.config.use_cache = True  # training switches the cache off, and generation without it is very slow
     model.generation_config = generation_config(tokenizer, sampling, max_new_tokens)
     longest = getattr(model.config, "max_position_embeddings", None)
     if longest is not None:

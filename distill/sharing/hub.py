@@ -1,4 +1,4 @@
-"""Pushing an export to the Hugging Face hub, with the token of the environment and no other."""
+"""Push an export to the Hugging Face hub, with the token of the environment and no other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def require_token(repository: str, environment: Mapping[str, str]) -> str:
 
 
 def push(folder: Path, repository: str, token: str, public: bool) -> str:
-    """Upload an export, into a private repository unless it exists or is to be `public`; its address.
+    """Upload an export, into a private repository unless it exists or is to be `public`; return its address.
 
     Raises: ModelError with the hub's own reason, which never holds the token.
     """

@@ -44,7 +44,7 @@ class Speaker:
 
 
 def load_speaker(folder: Path, dtype: Dtype) -> Speaker:
-    """A finished checkpoint, on the GPU where there is one; the prompt comes with the model."""
+    """A finished checkpoint, on the GPU if there is one; the prompt comes with the model."""
     model = load_model(folder, dtype)
     torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
     prompt = PromptSettings.model_validate(read_json(folder / "meta.json")["prompt"])
