@@ -59,11 +59,13 @@ def _exposure_panel(
     looks = styles(roster)
     figure, axes = axes_of(height=2.7)
     ends = []
+    # many bands over one another must not hide their lines
+    alpha = min(0.14, 0.4 / max(1, len(panel.models)))
     context(axes, lines, panel)
     for method in panel.models:
         lengths, errors = lines[method]
         curve, look = models[method]["curve"], looks[method]
-        band = axes.fill_between(lengths, curve["low"], curve["high"], color=look.color, alpha=0.14, linewidth=0)
+        band = axes.fill_between(lengths, curve["low"], curve["high"], color=look.color, alpha=alpha, linewidth=0)
         drawn = axes.plot(lengths, errors, color=look.color, linestyle=look.dash, linewidth=1.6)
         for artist in (band, drawn[0]):
             belongs(artist, method)

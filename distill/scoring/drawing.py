@@ -258,14 +258,20 @@ def name_ends(axes: Axes, lines: Mapping[str, Line], panel: Panel, roster: Roste
         place = min(max(ends[model], low), high - apart * (len(ordered) - 1 - number))
         places.append(max(place, places[-1] + apart) if places else place)
     looks = styles(roster)
+    beside = axes.get_yaxis_transform()
     for model, place in zip(ordered, places, strict=True):
-        text = axes.text(
-            1.015,
-            place,
-            roster.label(model),
-            transform=axes.get_yaxis_transform(),
-            va="center",
-            fontsize=7.5,
-            color=looks[model].color,
+        look = looks[model]
+        # the name in ink beside a piece of its line: small text in a light colour is hard to read
+        piece = axes.plot(
+            [1.015, 1.065],
+            [place, place],
+            transform=beside,
+            color=look.color,
+            linestyle=look.dash,
+            linewidth=1.6,
+            clip_on=False,
         )
-        belongs(text, model)
+        text = axes.text(1.08, place, roster.label(model), transform=beside, va="center", fontsize=7.5, color=INK)
+        for artist in (*piece, text):
+            belongs(artist, model)
+    axes.set_ylim(low, high)

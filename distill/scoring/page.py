@@ -14,6 +14,7 @@ from typing import Any
 from distill.judging.summary import NOT_JUDGED
 from distill.scoring import analysis_plots, numbers, plots, rosters, tables, verdicts
 from distill.scoring.drawing import Chart, Style, styles
+from distill.scoring.names import EXPOSURE
 from distill.scoring.provenance import Provenance
 from distill.scoring.results import StudentTable
 from distill.scoring.rosters import Roster, arranged
@@ -36,13 +37,19 @@ class Student:
     curves: Sequence[Chart]
     more_curves: Sequence[Chart]
     analyses: Mapping[str, Sequence[Chart]]
-    by_analysis: ResultTable
+    by_analysis: Sequence[ResultTable]
     by_set: Sequence[ResultTable]
 
     @property
     def references(self) -> list[str]:
         """The models that a reader may compare the others with."""
         return rosters.references(self.roster, self.summary["significance"])
+
+    @property
+    def as_released(self) -> bool:
+        """Whether ExAccErr by the definition of the authors' code is there too."""
+        metrics = self.summary["metrics"]
+        return any("error_as_released" in metrics[model].get(EXPOSURE, {}) for model in metrics)
 
     @property
     def looks(self) -> Mapping[str, Style]:
@@ -77,7 +84,7 @@ def student(
         curves=plots.curve_charts(experiment, roster, first),
         more_curves=plots.curve_charts(experiment, roster, rest),
         analyses=analysis_plots.charts(experiment, roster, summary),
-        by_analysis=arranged(numbers.by_analysis(experiment, metrics), experiment, roster),
+        by_analysis=numbers.in_parts(arranged(numbers.by_analysis(experiment, metrics), experiment, roster)),
         by_set=[arranged(numbers.by_set(experiment, metrics, name), experiment, roster) for name in experiment.sets],
     )
 
@@ -165,7 +172,7 @@ def to_markdown(students: Sequence[Student], provenance: Provenance) -> str:
             parts.append("  \n".join(verdicts.NOTES))
         if each.directions:
             parts.append("\n".join(f"- {sentence}" for sentence in each.directions))
-        parts += [f"## {name}: analyses", tables.to_markdown(each.by_analysis, details=True)]
+        parts += [f"## {name}: analyses", *(tables.to_markdown(table, details=True) for table in each.by_analysis)]
         parts += [tables.to_markdown(replace(table, notes=())) for table in each.by_set]
         parts += list(each.by_set[0].notes) if each.by_set else []
     parts += ["## Provenance", _provenance(provenance)]

@@ -63,7 +63,7 @@ def measures(experiment: StudentTable, significance: Mapping[str, Any], referenc
     yield Measure(part, "Reverse KL, own samples", found(KL, "reverse_kl"), _BASELINES, 3)
     yield Measure(part, "Forward KL, teacher's samples", found(KL, "forward_kl"), digits=3)
     yield Measure(part, "Excess accumulated error, %", found(EXPOSURE, "error"), _BASELINES)
-    yield Measure(part, "The same as released, %", found(EXPOSURE, "error_as_released"), _BASELINES)
+    yield Measure(part, "Excess error as released, %", found(EXPOSURE, "error_as_released"), _BASELINES)
     yield Measure(part, "Excess error a token, %", found(EXPOSURE, "error_a_token"))
     contents = [content for each in significance.values() for content in each.values()]
     sets = dict.fromkeys(name for content in contents for name in content.get(CALIBRATION, {}))
