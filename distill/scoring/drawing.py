@@ -175,6 +175,7 @@ def dots(title: str, groups: Mapping[str, Mapping[str, Dot]], roster: Roster, sa
     return [
         _named_dots(f"{title}, {' '.join(name.split())}", group, roster, salt, unit, limits)
         for name, group in groups.items()
+        if group
     ]
 
 
@@ -228,6 +229,7 @@ def name_rows(axes: Axes, models: Sequence[str], roster: Roster) -> None:
     size = 9 if len(models) <= FEW + 1 else 7.5
     axes.set_yticks(range(len(models)), [roster.label(model) for model in models], fontsize=size)
     for text, model in zip(axes.get_yticklabels(), models, strict=True):
+        text.set_parse_math(False)
         belongs(text, model)
     axes.set_ylim(len(models) - 0.4, -0.6)
 
@@ -272,6 +274,7 @@ def name_ends(axes: Axes, lines: Mapping[str, Line], panel: Panel, roster: Roste
             clip_on=False,
         )
         text = axes.text(1.08, place, roster.label(model), transform=beside, va="center", fontsize=7.5, color=INK)
+        text.set_parse_math(False)
         for artist in (*piece, text):
             belongs(artist, model)
     axes.set_ylim(low, high)

@@ -29,7 +29,7 @@ const students = data.students.map((student) => ({
 }));
 
 // Which models a reader has switched off in the charts, student by student.
-const off = Object.fromEntries(data.students.map((student) => [student.name, new Set()]));
+const off = Object.fromEntries(Object.keys(data.compared).map((name) => [name, new Set()]));
 
 function textOf(student, item) {
   item.text ??= [item.prompt.flat().join(" "), ...student.models.map(([home]) => data.answers[home][item.set][item.place][0])].join(" ").toLowerCase();
@@ -108,12 +108,11 @@ function paint(cell, [text, sign, detail, tone, mark]) {
 
 function compare(reference) {
   for (const select of document.querySelectorAll("select.pick")) select.value = reference;
-  for (const { name, models } of data.students) {
-    const compared = data.compared[name]?.[reference];
-    const rows = models.map(([, key]) => key);
+  for (const [name, byReference] of Object.entries(data.compared)) {
+    const compared = byReference[reference];
     for (const row of document.querySelectorAll("#results tr[data-model]")) {
       if (row.dataset.owner !== name) continue;
-      const signs = compared?.signs[rows.indexOf(row.dataset.model)];
+      const signs = compared?.signs[row.dataset.model];
       [...row.querySelectorAll("td")].forEach((cell, i) => paintSign(cell, signs?.[i] ?? ""));
     }
     for (const part of document.querySelectorAll(".paired, .absent")) {
@@ -122,7 +121,7 @@ function compare(reference) {
     for (const table of document.querySelectorAll("table[data-part]")) {
       if (table.dataset.owner !== name || !compared) continue;
       for (const row of table.querySelectorAll("tr[data-model]")) {
-        const cells = compared.parts[table.dataset.part][rows.indexOf(row.dataset.model)];
+        const cells = compared.parts[table.dataset.part][row.dataset.model];
         [...row.querySelectorAll("td")].forEach((cell, i) => paint(cell, cells[i]));
         row.classList.toggle("reference", row.dataset.model === reference);
       }

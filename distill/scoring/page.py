@@ -105,15 +105,15 @@ def by_family(students: Sequence[Student], reference: str) -> list[tuple[str, Re
 def repainted(students: Sequence[Student]) -> dict[str, Any]:
     """What the page's script puts into the tables when a reader picks another model to compare with.
 
-    Student → reference → `signs`, a row for each model, and `parts`, a table for each: cells as
-    `[text, sign, detail, tone, mark]`. Rows and columns stand as in the tables that the page opens with.
+    Student → reference → `signs`, model → a sign for each column of the results; and `parts`, the tables of the paired
+    tests, each as model → cells, which are `[text, sign, detail, tone, mark]`.
     """
     return {
         each.experiment.student: {
             reference: {
-                "signs": [[cell.sign for cell in row.cells] for row in each.table(reference).rows],
+                "signs": {row.model: [cell.sign for cell in row.cells] for row in each.table(reference).rows},
                 "parts": [
-                    [[[c.text, c.sign, c.detail, c.tone, c.mark] for c in row.cells] for row in table.rows]
+                    {row.model: [[c.text, c.sign, c.detail, c.tone, c.mark] for c in row.cells] for row in table.rows}
                     for table in each.verdicts(reference)
                 ],
             }

@@ -208,7 +208,7 @@ def to_markdown(table: ResultTable, details: bool = False) -> str:
         above = (row.group, row.section)
         texts = [_markdown_cell(cell, details) for cell in row.cells]
         name = f"{row.group} · {row.name}" if row.group and len(groups) > 1 else row.name
-        lines.append(line([name, *texts]))
+        lines.append(line([name.replace("|", "\\|"), *texts]))
     return "\n".join([*lines, "", *("  \n".join(table.notes)).split("\n")]) + "\n"
 
 
