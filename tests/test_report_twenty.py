@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from distill.scoring import drawing, page, provenance, rosters, verdicts
+from distill.scoring import looks, page, provenance, rosters, verdicts
 from tests import twenty_methods
 from tests.browser import Browser, find_chromium
 from tests.twenty_methods import ATTACK, DATA, METHODS, OWN, TEACHERS
@@ -84,14 +84,14 @@ def test_the_report_opens_with_minillm_else_the_first_method() -> None:
 
 
 def test_looks_differ_and_lines_are_few_in_every_panel(student: page.Student) -> None:
-    looks = drawing.styles(student.roster)
-    assert len({(look.color, look.dash) for look in looks.values()}) == 21
-    found = drawing.panels(student.roster, list(student.experiment.models))
-    assert all(len(panel.models) <= drawing.FEW + 1 and panel.models[0] == "teacher" for panel in found)
-    assert [name for panel in found for name in panel.models[1:]] == [model.name for model in student.roster.methods]
+    found = looks.styles(student.roster).values()
+    assert len({(look.color, look.dash) for look in found}) == 21
+    panels = looks.panels(student.roster, list(student.experiment.models))
+    assert all(len(panel.models) <= looks.FEW + 1 and panel.models[0] == "teacher" for panel in panels)
+    assert [name for panel in panels for name in panel.models[1:]] == [model.name for model in student.roster.methods]
     unsaid = rosters.read(student.experiment, {})
-    assert [len(panel.models) for panel in drawing.panels(unsaid, list(METHODS))] == [6, 7, 7]
-    assert len({(look.color, look.dash) for look in drawing.styles(unsaid).values()}) == 21
+    assert [len(panel.models) for panel in looks.panels(unsaid, list(METHODS))] == [6, 7, 7]
+    assert len({(look.color, look.dash) for look in looks.styles(unsaid).values()}) == 21
 
 
 def test_every_drawn_method_is_named_in_its_panel(student: page.Student) -> None:

@@ -5,21 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from distill.scoring.drawing import (
-    INK,
-    LINE,
-    Chart,
-    Dot,
-    Panel,
-    axes_of,
-    belongs,
-    context,
-    dots,
-    name_ends,
-    panels,
-    styles,
-    to_svg,
-)
+from distill.scoring.drawing import INK, LINE, Chart, Dot, axes_of, belongs, context, dots, name_ends, to_svg
+from distill.scoring.looks import Panel, panels, styles
 from distill.scoring.names import EXPOSURE, KL
 from distill.scoring.results import StudentTable
 from distill.scoring.rosters import Roster

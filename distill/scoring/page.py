@@ -13,7 +13,8 @@ from typing import Any
 
 from distill.judging.summary import NOT_JUDGED
 from distill.scoring import analysis_plots, numbers, plots, rosters, tables, verdicts
-from distill.scoring.drawing import Chart, Style, styles
+from distill.scoring.drawing import Chart
+from distill.scoring.looks import Style, styles
 from distill.scoring.names import EXPOSURE
 from distill.scoring.provenance import Provenance
 from distill.scoring.results import StudentTable
@@ -132,7 +133,6 @@ def judged(students: Sequence[Student]) -> str:
 def render(students: Sequence[Student], samples: Mapping[str, Any], provenance: Provenance) -> str:
     """The whole page; the same input gives the same bytes."""
     import jinja2
-    from markupsafe import Markup
 
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -150,9 +150,8 @@ def render(students: Sequence[Student], samples: Mapping[str, Any], provenance: 
         judged=judged(students),
         data=as_script(data),
         provenance=provenance,
-        # the project's own text, not a model's
-        style=Markup((_FOLDER / "page.css").read_text(encoding="utf-8")),
-        script=Markup((_FOLDER / "page.js").read_text(encoding="utf-8")),
+        style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
+        script=(_FOLDER / "page.js").read_text(encoding="utf-8"),
     )
     return page + "\n"
 

@@ -7,21 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from distill.project.errors import DataError
-from distill.scoring.drawing import (
-    FEW,
-    INK,
-    LINE,
-    Chart,
-    Panel,
-    axes_of,
-    belongs,
-    context,
-    name_ends,
-    name_rows,
-    panels,
-    styles,
-    to_svg,
-)
+from distill.scoring.drawing import INK, LINE, Chart, axes_of, belongs, context, name_ends, name_rows, to_svg
+from distill.scoring.looks import FEW, Panel, panels, styles
 from distill.scoring.names import TEACHER
 from distill.scoring.results import StudentTable
 from distill.scoring.rosters import Roster
