@@ -27,7 +27,8 @@ def main() -> None:
         for experiment in experiments
     ]
     origin = provenance.read(root)
-    write_text(root / "results/report.html", page.render(students, samples.collect(experiments, root), origin))
+    answers = samples.collect(experiments, [student.roster for student in students], root)
+    write_text(root / "results/report.html", page.render(students, answers, origin))
     write_text(root / "results/report.md", page.to_markdown(students, origin))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from distill.project.errors import DataError
-from distill.scoring import page, plots, provenance, samples
+from distill.scoring import page, plots, provenance, rosters, samples
 from stages import report as report_stage
 from tests.browser import Browser, find_chromium
 from tests.scored_project import (
@@ -128,7 +128,13 @@ def test_markdown_twin_has_tables_with_intervals_and_provenance(project: Path, r
     text = (project / "results/report.md").read_text(encoding="utf-8")
     low, high = read(project / "results/tiny.json")["minillm"]["toy_id"]["rouge_l"]["ci95"]
     assert f"[{low:.1f}, {high:.1f}]" in text
-    for expected in ("| MiniLLM against |", "not distinguishable", "## Provenance", "evaluation/toy_id.jsonl", NOTE):
+    for expected in (
+        "## tiny: paired tests against MiniLLM",
+        "not distinguishable",
+        "## Provenance",
+        "evaluation/toy_id.jsonl",
+        NOTE,
+    ):
         assert expected in text
     assert "<" not in text.replace(NOTE, "")
 
@@ -141,8 +147,12 @@ def test_ids_on_the_page_are_unique_and_references_resolve(report: str) -> None:
     assert links - {"ata:,"} <= set(ids)
 
 
+def roster_of(project: Path) -> rosters.Roster:
+    return rosters.read(experiment_of(project), {})
+
+
 def test_samples_are_laid_beside_their_own_scores(project: Path) -> None:
-    content = samples.collect([experiment_of(project)], project)
+    content = samples.collect([experiment_of(project)], [roster_of(project)], project)
     assert content["students"][0]["models"][0] == ["toy/teacher", "teacher", "Teacher"]
     for name in SETS:
         prompts = content["sets"][name]["prompts"]
@@ -157,8 +167,10 @@ def test_samples_are_laid_beside_their_own_scores(project: Path) -> None:
 
 
 def test_samples_over_the_limit_are_thinned_evenly(project: Path) -> None:
-    whole = samples.collect([experiment_of(project)], project)
-    thinned = samples.collect([experiment_of(project)], project, most_bytes=len(json.dumps(whole)) // 2)
+    whole = samples.collect([experiment_of(project)], [roster_of(project)], project)
+    thinned = samples.collect(
+        [experiment_of(project)], [roster_of(project)], project, most_bytes=len(json.dumps(whole)) // 2
+    )
     for name in SETS:
         places = [prompt[0] for prompt in thinned["sets"][name]["prompts"]]
         assert 20 <= len(places) <= 35
@@ -189,14 +201,14 @@ def test_a_damaged_curve_is_named(tmp_path: Path) -> None:
 def test_a_page_without_curves_says_nothing_of_training(project: Path) -> None:
     experiment = experiment_of(project)
     student = page.student(experiment, read(project / "analyses/tiny/summary.json"), {})
-    html = page.render([student], samples.collect([experiment], project), provenance.read(project))
+    html = page.render([student], samples.collect([experiment], [student.roster], project), provenance.read(project))
     assert "<h3>Training</h3>" not in html
 
 
 def test_students_of_one_family_share_a_table(project: Path) -> None:
     summary = read(project / "analyses/tiny/summary.json")
     experiments = [experiment_of(project), replace(experiment_of(project), student="small")]
-    [(family, table)] = page.by_family([page.student(each, summary, {}) for each in experiments])
+    [(family, table)] = page.by_family([page.student(each, summary, {}) for each in experiments], "minillm")
     assert family == "toy"
     assert [row.group for row in table.rows] == ["", *["tiny"] * 3, *["small"] * 3]
     assert [row.name for row in table.rows[:4]] == ["Teacher", "SFT", "MiniLLM", "KD"]
@@ -244,7 +256,7 @@ def test_large_report_is_made_in_time_and_stays_small(project: Path, tmp_path: P
     began = time.process_time()
     summary = widen(read(project / "analyses/tiny/summary.json"), sets)
     student = page.student(experiment, summary, plots.read_curves(experiment, project))
-    html = page.render([student], samples.collect([experiment], tmp_path), provenance.read(tmp_path))
+    html = page.render([student], samples.collect([experiment], [student.roster], tmp_path), provenance.read(tmp_path))
     seconds, size = time.process_time() - began, len(html.encode())
     print(f"{seconds:.1f} s, {size / 1e6:.1f} MB")
     assert seconds < 30

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from distill.evaluation.calibration import BINS
@@ -67,6 +68,24 @@ def by_analysis(experiment: StudentTable, metrics: Mapping[str, Any]) -> ResultT
             f"{BINS} bins; word mass is what those words had together.",
         ),
     )
+
+
+def in_parts(table: ResultTable) -> list[ResultTable]:
+    """The table of `by_analysis` in pieces that fit a screen: divergence and exposure bias; two labelled sets each."""
+    first = [place for place, column in enumerate(table.columns) if column.startswith("Accuracy, ")]
+    starts = [0, *first[::2]]
+    pieces = [slice(start, stop) for start, stop in zip(starts, [*starts[1:], None], strict=True)]
+    titles = ["Divergence and exposure bias", *["Calibration"] * (len(pieces) - 1)]
+    return [
+        replace(
+            table,
+            title=title,
+            columns=table.columns[piece],
+            rows=tuple(replace(row, cells=row.cells[piece]) for row in table.rows),
+            notes=table.notes if piece is pieces[-1] else (),
+        )
+        for title, piece in zip(titles, pieces, strict=True)
+    ]
 
 
 def _cell(entry: Mapping[str, Any] | None, digits: int) -> Cell:

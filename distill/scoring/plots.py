@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from distill.project.errors import DataError
-from distill.scoring.drawing import INK, LINE, Chart, axes_of, colors, to_svg
-from distill.scoring.names import label
+from distill.scoring.drawing import INK, LINE, Chart, axes_of, belongs, context, name_ends, name_rows, to_svg
+from distill.scoring.looks import FEW, Panel, panels, styles
+from distill.scoring.names import TEACHER
 from distill.scoring.results import StudentTable
+from distill.scoring.rosters import Roster
 
 _POINTS_A_LINE = 300
+_POINTS_BEHIND = 60  # of a line that is only background
 
 QUANTITIES = {
     "valid_rouge_l": "Validation Rouge-L",
@@ -73,59 +76,77 @@ def _ends(experiment: StudentTable, metrics: Mapping[str, Any], name: str) -> li
     return [max(score["mean"], score["ci95"][1]) for score in scores]
 
 
-def score_chart(experiment: StudentTable, metrics: Mapping[str, Any], name: str) -> Chart:
-    """Horizontal bars of Rouge-L on one evaluation set, with the 95 % interval over prompts and seeds."""
-    models = experiment.models
-    scores = [metrics[model][name]["rouge_l"] for model in models]
-    means = [score["mean"] for score in scores]
-    # a percentile interval need not hold the mean exactly, and matplotlib refuses negative error bars
-    lows = [max(0.0, mean - score["ci95"][0]) for mean, score in zip(means, scores, strict=True)]
-    highs = [max(0.0, score["ci95"][1] - mean) for mean, score in zip(means, scores, strict=True)]
-    palette = colors(experiment.methods)
-    figure, axes = axes_of(height=0.34 * len(models) + 0.5)
-    places = range(len(models))
-    axes.barh(
-        places,
-        means,
-        xerr=[lows, highs],
-        color=[palette[model] for model in models],
-        height=0.68,
-        error_kw={"ecolor": INK, "elinewidth": 1.0, "capsize": 2},
-    )
+def score_chart(experiment: StudentTable, roster: Roster, metrics: Mapping[str, Any], name: str) -> Chart:
+    """Horizontal bars of Rouge-L on one evaluation set, with the 95 % interval over prompts and seeds.
+
+    Many methods are sorted by it, below the teacher.
+    """
+    models = [model.name for model in roster.models]
+    scores = {model: metrics[model][name]["rouge_l"] for model in models}
+    if len(roster.methods) > FEW:
+        models.sort(key=lambda model: (model != TEACHER, -scores[model]["mean"]))
+    looks = styles(roster)
+    figure, axes = axes_of(height=(0.34 if len(models) <= FEW + 1 else 0.215) * len(models) + 0.5)
+    ends = dict(zip(experiment.models, _ends(experiment, metrics, name), strict=True))
     # one scale for all sets, so that the charts side by side can be compared
     room = 1.18 * max(1.0, *(end for each in experiment.sets for end in _ends(experiment, metrics, each)))
-    for place, mean, end in zip(places, means, _ends(experiment, metrics, name), strict=True):
-        axes.text(end + 0.015 * room, place, f"{mean:.1f}", va="center", fontsize=9, color=INK)
-    axes.set_yticks(places, [label(model) for model in models])
-    axes.invert_yaxis()
+    for place, model in enumerate(models):
+        mean, (low, high) = scores[model]["mean"], scores[model]["ci95"]
+        # a percentile interval need not hold the mean exactly, and matplotlib refuses negative error bars
+        errors = [[max(0.0, mean - low)], [max(0.0, high - mean)]]
+        error = {"ecolor": INK, "elinewidth": 1.0, "capsize": 2}
+        bars = axes.barh([place], [mean], xerr=errors, color=looks[model].color, height=0.68, error_kw=error)
+        number = axes.text(ends[model] + 0.015 * room, place, f"{mean:.1f}", va="center", fontsize=9, color=INK)
+        for artist in (*bars.patches, number):
+            belongs(artist, model)
+    name_rows(axes, models, roster)
     axes.set_xlim(0, room)
     axes.grid(axis="x", color=LINE, linewidth=0.6)
-    spoken = "; ".join(f"{label(model)} {mean:.1f}" for model, mean in zip(models, means, strict=True))
+    spoken = "; ".join(f"{roster.label(model)} {scores[model]['mean']:.1f}" for model in models)
     return to_svg(figure, f"Rouge-L on {name}", spoken, experiment.student)
 
 
-def curve_chart(experiment: StudentTable, quantity: str, curves: Mapping[str, Curve]) -> Chart:
-    """One quantity over training steps, a line for each model that has it."""
-    palette = colors(experiment.methods)
+def _curve_panel(
+    experiment: StudentTable, roster: Roster, title: str, curves: Mapping[str, Curve], panel: Panel
+) -> Chart:
+    looks = styles(roster)
     figure, axes = axes_of(height=2.5)
     ends = []
-    for model, curve in curves.items():
-        steps, values = thin(curve)
+    context(axes, {model: thin(curve, _POINTS_BEHIND) for model, curve in curves.items()}, panel)
+    lines = {model: thin(curves[model]) for model in panel.models}
+    for model, (steps, values) in lines.items():
         few = len(steps) <= _POINTS_A_LINE // 10
-        axes.plot(steps, values, color=palette[model], linewidth=1.6, marker="o" if few else None, markersize=3)
+        look = looks[model]
+        marker = look.marker if few else None
+        drawn = axes.plot(
+            steps, values, color=look.color, linestyle=look.dash, linewidth=1.6, marker=marker, markersize=3
+        )
+        belongs(drawn[0], model)
         if values:
-            ends.append(f"{label(model)} {values[-1]:.4g} after {steps[-1]:.0f} steps")
+            ends.append(f"{roster.label(model)} {values[-1]:.4g} after {steps[-1]:.0f} steps")
     axes.set_xlabel("step", color=INK, fontsize=9)
     axes.grid(color=LINE, linewidth=0.6)
+    if panel.title:
+        name_ends(axes, lines, panel, roster)
+    whole = f"{title}: {panel.title}" if panel.title else title
+    return to_svg(figure, whole, "At the end: " + "; ".join(ends), experiment.student)
+
+
+def curve_chart(experiment: StudentTable, roster: Roster, quantity: str, curves: Mapping[str, Curve]) -> list[Chart]:
+    """One quantity over training steps, a line for each model that has it; of many models several panels."""
     title = QUANTITIES.get(quantity, quantity.replace("_", " ").capitalize())
-    return to_svg(figure, title, "At the end: " + "; ".join(ends), experiment.student)
+    return [_curve_panel(experiment, roster, title, curves, panel) for panel in panels(roster, list(curves))]
 
 
-def score_charts(experiment: StudentTable, metrics: Mapping[str, Any]) -> list[Chart]:
+def score_charts(experiment: StudentTable, roster: Roster, metrics: Mapping[str, Any]) -> list[Chart]:
     """One bar chart for each evaluation set."""
-    return [score_chart(experiment, metrics, name) for name in experiment.sets]
+    return [score_chart(experiment, roster, metrics, name) for name in experiment.sets]
 
 
-def curve_charts(experiment: StudentTable, curves: Mapping[str, Mapping[str, Curve]]) -> Sequence[Chart]:
-    """One line chart for each quantity that any model recorded."""
-    return [curve_chart(experiment, quantity, by_model) for quantity, by_model in curves.items()]
+def curve_charts(
+    experiment: StudentTable, roster: Roster, curves: Mapping[str, Mapping[str, Curve]]
+) -> Sequence[Chart]:
+    """The line charts of each quantity that any model recorded."""
+    return [
+        chart for quantity, by_model in curves.items() for chart in curve_chart(experiment, roster, quantity, by_model)
+    ]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from distill.project.files import read_json, read_jsonl
-from distill.scoring.names import label
 from distill.scoring.results import StudentTable
+from distill.scoring.rosters import Roster
 
 # A page may weigh 20 MB, of which charts and tables need a part.
 _BYTES = 15_000_000
@@ -25,7 +25,9 @@ def spread(count: int, wanted: int) -> list[int]:
     return [position * count // taken for position in range(taken)]
 
 
-def collect(experiments: Sequence[StudentTable], root: Path, most_bytes: int = _BYTES) -> dict[str, Any]:
+def collect(
+    experiments: Sequence[StudentTable], rosters: Sequence[Roster], root: Path, most_bytes: int = _BYTES
+) -> dict[str, Any]:
     """The block of JSON: `sets`, `students` and `answers`, of each evaluation set's first sampling seed.
 
     Where it would be over `most_bytes`, every set keeps an evenly spread part of its prompts. A response is
@@ -58,9 +60,9 @@ def collect(experiments: Sequence[StudentTable], root: Path, most_bytes: int = _
             {
                 "name": experiment.student,
                 "sets": list(experiment.sets),
-                "models": [[f"{experiment.home(m)}/{m}", m, label(m)] for m in experiment.models],
+                "models": [[f"{experiment.home(m.name)}/{m.name}", m.name, m.label] for m in roster.models],
             }
-            for experiment in experiments
+            for experiment, roster in zip(experiments, rosters, strict=True)
         ],
         "answers": {
             model: {name: [rows[i] for i in kept[name]] for name, rows in by_set.items()}

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 START_MARK = "<!-- results:start -->"
 END_MARK = "<!-- results:end -->"
 
-_SIGNS = {"better": "▼", "worse": "▲", "not distinguishable": "≈"}
+SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈"}
+"""What stands behind a cell, by the verdict on its row's model."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class Cell:
     best: bool = False
     """The best student of the column."""
     sign: str = ""
-    """A mark behind the text: how this model stands to MiniLLM (▼ below it, ▲ above it, ≈ not distinguishable)."""
+    """How this model stands to the one compared with: ▲ better, ▼ worse, ≈ not distinguishable."""
     detail: str = ""
     """Said where there is room: the 95 % interval."""
     tone: str = ""
     """`good` or `bad` where a verdict is one."""
+    mark: str = ""
+    """✓ where the paper found the same, ✗ where it found the opposite."""
 
     @property
     def signed(self) -> str:
@@ -51,6 +54,10 @@ class TableRow:
     cells: tuple[Cell, ...]
     group: str = ""
     """The student whose method it is, in a table of several."""
+    section: str = ""
+    """The heading it stands under, where rows have headings."""
+    model: str = ""
+    """The model's name in paths."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,13 @@ class ResultTable:
     columns: tuple[str, ...]
     rows: tuple[TableRow, ...]
     notes: tuple[str, ...]
+    against: str = ""
+    """The one of the notes that says what signs mean, and against which model."""
+
+
+def turned(verdict: str) -> str:
+    """The verdict on a row's model: the results' own speaks of the reference, minus that model."""
+    return {"better": "worse", "worse": "better"}.get(verdict, verdict)
 
 
 def _score_column(
@@ -72,11 +86,11 @@ def _score_column(
     best = shown[max(experiment.methods, key=lambda method: means[method])] if experiment.methods else ""
     cells = []
     for model in experiment.models:
-        verdict = verdicts.get(model, {}).get(name, {}).get("verdict", "")
+        verdict = turned(verdicts.get(model, {}).get(name, {}).get("verdict", ""))
         score = metrics[model][name]["rouge_l"]
         is_best = model != TEACHER and shown[model] == best
         text = f"{shown[model]} ± {score['std']:.1f}"
-        cells.append(Cell(text, is_best, _SIGNS.get(verdict, ""), _interval(score, 1)))
+        cells.append(Cell(text, is_best, SIGNS.get(verdict, ""), _interval(score, 1)))
     return cells
 
 
@@ -104,9 +118,14 @@ def _divergence_column(experiment: StudentTable, metrics: Mapping[str, Any]) -> 
 
 
 def build(
-    experiment: StudentTable, metrics: Mapping[str, Any], significance: Mapping[str, Any], note: str = ""
+    experiment: StudentTable,
+    metrics: Mapping[str, Any],
+    significance: Mapping[str, Any],
+    note: str = "",
+    reference: str = REFERENCE_METHOD,
+    reference_label: str = "",
 ) -> ResultTable:
-    """The table of one student from its results and verdicts; `note` is printed below it.
+    """The table of one student from its results and its verdicts against `reference`; `note` is printed below it.
 
     Raises: DataError when the results lack a model or set that params.yaml names.
     """
@@ -118,7 +137,7 @@ def build(
     ]
     if absent:
         raise DataError(f"results/{experiment.student}.json lacks {', '.join(absent)}; run `dvc repro`")
-    verdicts = significance.get(REFERENCE_METHOD, {})
+    verdicts = significance.get(reference, {})
     columns, titles = [], []
     for name in experiment.sets:
         columns.append(_score_column(name, experiment, metrics, verdicts))
@@ -136,11 +155,11 @@ def build(
         notes.append("Reverse KL to the teacher on the model's own samples, nats a token; lower is closer.")
     if experiment.judged:
         notes.append("Judge: the model's scores over the references' × 100, by an LLM.")
+    against = ""
     if verdicts:
-        notes.append(
-            "Against MiniLLM on the same prompts (paired bootstrap, 95 %): "
-            "▼ below it, ▲ above it, ≈ not distinguishable."
-        )
+        against = f"Against {reference_label or label(reference)} on the same prompts (paired bootstrap, 95 %): "
+        against += "▼ below it, ▲ above it, ≈ not distinguishable."
+        notes.append(against)
     return ResultTable(
         title=f"{experiment.student} ({experiment.family})",
         columns=tuple(titles),
@@ -151,6 +170,7 @@ def build(
             for row, model in enumerate(experiment.models)
         ),
         notes=(*notes, *([note] if note else [])),
+        against=against,
     )
 
 
@@ -181,16 +201,20 @@ def to_markdown(table: ResultTable, details: bool = False) -> str:
 
     groups = {row.group for row in table.rows if row.group}
     lines = [line([table.title, *table.columns]), line(["---", *["---:"] * len(table.columns)])]
+    above = ("", "")
     for row in table.rows:
+        if row.section and (row.group, row.section) != above:
+            lines.append(line([f"*{row.section}*", *[""] * len(table.columns)]))
+        above = (row.group, row.section)
         texts = [_markdown_cell(cell, details) for cell in row.cells]
         name = f"{row.group} · {row.name}" if row.group and len(groups) > 1 else row.name
-        lines.append(line([name, *texts]))
+        lines.append(line([name.replace("|", "\\|"), *texts]))
     return "\n".join([*lines, "", *("  \n".join(table.notes)).split("\n")]) + "\n"
 
 
 def _markdown_cell(cell: Cell, details: bool) -> str:
     text = f"**{cell.text}**" if cell.best else cell.text
-    return " ".join(part for part in (text, cell.detail if details else "", cell.sign) if part)
+    return " ".join(part for part in (text, cell.detail if details else "", cell.sign, cell.mark) if part)
 
 
 def to_rich(table: ResultTable) -> RichTable:
