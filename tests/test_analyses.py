@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill.evaluation import calibration, exposure, lengths, losses
-from distill.evaluation.traces import Trace, Traces, read_traces, summarize, write_traces
+from distill.analyses import calibration, divergence, exposure, lengths, losses
+from distill.evaluation.predictions import predict
+from distill.evaluation.traces import Trace, Traces, read_traces, write_traces
 from distill.project.errors import DataError
 from distill.scoring import statistics
 from distill.scoring.statistics import compare_statistic, ratio, statistic_interval
@@ -62,13 +63,13 @@ def test_exposure_is_compared_on_the_same_prompts() -> None:
         "kd": {"own": noisy(rng, 1.0), "teacher": teacher},
     }
     found = exposure.exposure(traces, seed=0)
-    assert {model: each["error"]["verdict"] for model, each in found["against"].items()} == {
+    assert {model: each["error"]["verdict"] for model, each in found["against"]["minillm"].items()} == {
         "sft": "better",
         "kd": "not distinguishable",
     }
     means = {model: each["error"]["mean"] for model, each in found["models"].items()}
     expected = means["minillm"] - means["sft"]
-    assert found["against"]["sft"]["error"]["difference"] == pytest.approx(expected, abs=1e-3)
+    assert found["against"]["minillm"]["sft"]["error"]["difference"] == pytest.approx(expected, abs=1e-3)
     for each in found["models"].values():
         low, high = each["error"]["ci95"]
         assert low < each["error"]["mean"] < high
@@ -80,13 +81,13 @@ def test_exposure_is_compared_on_the_same_prompts() -> None:
 
 def test_divergences_are_means_over_tokens_and_not_over_responses(tmp_path: Path) -> None:
     traces: dict[str, Traces] = {"sft": {"own": traces_of([1.0], [4.0, 4.0, 4.0]), "teacher": traces_of([3.0], [5.0])}}
-    found = summarize(traces, seed=0)["models"]["sft"]
+    found = divergence.summarize(traces, seed=0)["models"]["sft"]
     assert found["forward_kl_on_own_samples"]["mean"] == 13 / 4
     assert found["reverse_kl"]["mean"] == 26 / 4
     assert found["forward_kl"]["mean"] == 4.0
     assert found["reverse_kl_on_teacher_samples"]["mean"] == 8.0
-    write_traces(tmp_path / "traces.parquet", traces)
-    assert read_traces(tmp_path / "traces.parquet") == traces
+    write_traces(tmp_path / "traces.parquet", traces["sft"])
+    assert read_traces(tmp_path / "traces.parquet") == traces["sft"]
     with pytest.raises(DataError, match="run `dvc repro`"):
         read_traces(tmp_path / "absent.parquet")
 
@@ -96,7 +97,7 @@ def test_lower_divergence_is_better() -> None:
     traces: dict[str, Traces] = {
         name: {"own": noisy(rng, level), "teacher": noisy(rng, 1.0)} for name, level in (("minillm", 0.5), ("sft", 1.0))
     }
-    found = summarize(traces, seed=0)["against"]["sft"]
+    found = divergence.summarize(traces, seed=0)["against"]["minillm"]["sft"]
     assert found["reverse_kl"]["verdict"] == "better"
     assert found["reverse_kl"]["difference"] < 0
     assert found["forward_kl"]["verdict"] == "not distinguishable"
@@ -108,7 +109,7 @@ def test_lower_divergence_is_better() -> None:
 def test_calibration_error_by_hand() -> None:
     # two answers at 0.9 of which one is right, two at 0.6 of which both are: gaps |1 - 1.8| and |2 - 1.2| over 4
     shares = np.array([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [0.4, 0.6]])
-    predictions = calibration.predict(np.log(0.5 * shares), [0, 0, 0, 1])
+    predictions = predict(np.log(0.5 * shares), [0, 0, 0, 1])
     assert predictions.correct.tolist() == [1, 0, 1, 1]
     found = calibration.summarize({"sft": predictions}, seed=0)["models"]["sft"]
     assert found["accuracy"]["mean"] == 75.0
@@ -121,7 +122,7 @@ def test_calibration_error_by_hand() -> None:
 
 
 def test_words_that_a_model_finds_improbable_still_have_shares() -> None:
-    predictions = calibration.predict(np.array([[-900.0, -900.0 - np.log(3)]]), [0])
+    predictions = predict(np.array([[-900.0, -900.0 - np.log(3)]]), [0])
     assert predictions.confidence[0] == pytest.approx(0.75)
     assert predictions.word_mass[0] == 0.0
 
@@ -136,13 +137,13 @@ def test_sure_and_wrong_is_worse_calibrated() -> None:
     right = np.where(rng.random(300) < 0.7, answers, 1 - answers)
     honest, sure = (np.log(np.where(right[:, None] == [0, 1], share, 1 - share)) for share in (0.7, 0.999))
     predictions = {
-        "minillm": calibration.predict(honest, answers.tolist()),
-        "kd": calibration.predict(sure, answers.tolist()),
+        "minillm": predict(honest, answers.tolist()),
+        "kd": predict(sure, answers.tolist()),
     }
     found = calibration.summarize(predictions, seed=0)
     assert found["models"]["minillm"]["ece"]["mean"] < 6 < 25 < found["models"]["kd"]["ece"]["mean"]
-    assert found["against"]["kd"]["ece"]["verdict"] == "better"
-    assert found["against"]["kd"]["accuracy"]["verdict"] == "not distinguishable"
+    assert found["against"]["minillm"]["kd"]["ece"]["verdict"] == "better"
+    assert found["against"]["minillm"]["kd"]["accuracy"]["verdict"] == "not distinguishable"
 
 
 # --- lengths ------------------------------------------------------------------------------------------
@@ -166,7 +167,7 @@ def test_a_bucket_without_references_is_left_out() -> None:
     found = lengths.summarize({"sft": answered, "minillm": answered}, [30, 40], seed=0)
     assert list(found["models"]["sft"]["rouge_l"]) == ["11+"]
     assert "repeated_4" not in found["models"]["sft"]
-    assert found["against"]["sft"]["11+"]["verdict"] == "not distinguishable"
+    assert found["against"]["minillm"]["sft"]["11+"]["verdict"] == "not distinguishable"
 
 
 # --- losses and statistics ----------------------------------------------------------------------------
@@ -176,7 +177,7 @@ def test_lower_loss_is_better() -> None:
     rng = random.Random(0)
     worse = [1 + rng.random() for _ in range(40)]
     found = losses.summarize({"minillm": [value - 0.5 for value in worse], "sft": worse}, seed=0)
-    assert found["against"]["sft"]["verdict"] == "better"
+    assert found["against"]["minillm"]["sft"]["verdict"] == "better"
     assert found["models"]["sft"]["mean"] == pytest.approx(sum(worse) / 40, abs=1e-4)
 
 

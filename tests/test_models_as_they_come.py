@@ -20,7 +20,7 @@ from distill.models.parts import head, require_plain_head
 from distill.objectives import kd
 from distill.on_policy.rollouts import collect
 from distill.text.tokenizers import learn_bpe
-from stages import base, divergence, evalset, minillm, prepare, pseudo, respond, seqkd, sft
+from stages import base, divergence, evalset, minillm, prepare, pseudo, respond, seqkd, sft, teacher_samples
 from stages import kd as kd_stage
 from tests.test_data_prompts import CHAT, tokenizer
 from tests.test_engine_losses import minillm as minillm_settings
@@ -191,7 +191,8 @@ def test_a_family_of_models_from_elsewhere(tmp_path: Path, architecture: str, pr
     run(kd_stage.main, "small", "kd")
     run(minillm.main, "small", "minillm")
     if architecture == "opt":
-        run(divergence.main, "small")
+        run(teacher_samples.main, "mini")
+        run(divergence.main, "small", "minillm")
     run(respond.main, "small", "minillm", "toy_id")
     weights = load_file(folder / "runs/small/minillm/model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
