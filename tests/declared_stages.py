@@ -27,6 +27,8 @@ class Stage:
     """(file, key) pairs; the key is empty where the whole file is a parameter."""
     outs: tuple[str, ...]
     persisted: tuple[str, ...]
+    gpus: int
+    """Devices it asks for: `meta: {gpus: N}`."""
 
     @property
     def block(self) -> str:
@@ -54,6 +56,7 @@ def read_pipeline(root: Path) -> tuple[Stage, ...]:
                     params=tuple((dep.def_path, key) for dep in tracked for key in dep.params or [""]),
                     outs=tuple(out.def_path for out in stage.outs),
                     persisted=tuple(out.def_path for out in stage.outs if out.persist),
+                    gpus=int((stage.meta or {}).get("gpus", 0)),
                 )
             )
     return tuple(stages)

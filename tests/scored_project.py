@@ -102,7 +102,7 @@ def make_project(root: Path, examples: int = 60) -> None:
 
 
 def make_measures(root: Path, rng: random.Random) -> None:
-    """What the stages that run models would leave, and a tokenizer that counts words."""
+    """What the stages that run models would leave."""
     noise = {"teacher": 0.1, "sft": 0.8, "minillm": 0.3, "kd": 0.6}
     for method in METHODS:
         own, teachers = (
@@ -122,6 +122,11 @@ def make_measures(root: Path, rng: random.Random) -> None:
     for name, own_losses in references.items():
         for model in QUALITY:
             write_json(root / losses_path(home(model), model, name), [noise[model] + value for value in own_losses])
+    put_tokenizer(root)
+
+
+def put_tokenizer(root: Path) -> None:
+    """The family's tokenizer, which counts words."""
     tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     put(root / "data/toy/tokenizer/tokenizer.json", tokenizer.to_str())

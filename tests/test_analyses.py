@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from distill.analyses import calibration, divergence, exposure, lengths, losses
-from distill.evaluation.predictions import predict
+from distill.evaluation.predictions import predict, read_predictions, write_predictions
 from distill.evaluation.traces import Trace, Traces, read_traces, write_traces
 from distill.project.errors import DataError
 from distill.scoring import statistics
+from distill.scoring.paired import compare_scores, compare_statistics, turned
 from distill.scoring.statistics import compare_statistic, ratio, statistic_interval
 
 
@@ -43,6 +45,37 @@ def test_no_error_along_the_teachers_text_is_no_excess() -> None:
     still = traces_of([0.0, 0.0])
     found = exposure.exposure({"kd": {"own": still, "teacher": still}}, seed=0)["models"]["kd"]
     assert found["curve"]["error"] == [0.0, 0.0]
+
+
+def as_the_released_code_counts(traces: Sequence[Trace], prompts: int, length: int) -> float:
+    """The mean over prompts of the summed per-position means over samples that go on, from the second token; slowly."""
+    whole = 0.0
+    for prompt in range(prompts):
+        for t in range(1, length):
+            going_on = [trace.forward_kl[t] for trace in traces if trace.prompt == prompt and len(trace.forward_kl) > t]
+            if going_on:
+                whole += sum(going_on) / len(going_on)
+    return whole / prompts
+
+
+@pytest.mark.slow
+def test_released_error_is_that_of_a_slow_loop() -> None:
+    rng = random.Random(3)
+    own, teacher = noisy(rng, 2.0, prompts=20), noisy(rng, 1.0, prompts=20)
+    found = exposure.exposure({"kd": {"own": own, "teacher": teacher}}, seed=0)["models"]["kd"]["error_as_released"]
+    ratio = as_the_released_code_counts(own, 20, 9) / as_the_released_code_counts(teacher, 20, 9)
+    assert found["mean"] == pytest.approx(100 * (ratio - 1), abs=1e-3)
+    assert found["ci95"][0] < found["mean"] < found["ci95"][1]
+
+
+def test_released_error_may_differ_in_sign() -> None:
+    # one sample of two goes on: its tokens weigh in full there, by half here; and the first token is left out
+    own = [*traces_of([3.0, 2.0, 2.0], seed=10), *traces_of([3.0], seed=20)]
+    teacher = [*traces_of([4.0, 1.0, 1.0], seed=10), *traces_of([4.0, 1.0, 1.0], seed=20)]
+    found = exposure.exposure({"kd": {"own": own, "teacher": teacher}}, seed=0)["models"]["kd"]
+    assert found["error"]["mean"] == pytest.approx(100 * (10 / 12 - 1), abs=1e-4)
+    assert found["error_as_released"]["mean"] == 100.0
+    assert found["curve"]["error"][-1] == pytest.approx(found["error"]["mean"], abs=1e-3)
 
 
 def noisy(rng: random.Random, level: float, prompts: int = 60) -> list[Trace]:
@@ -205,6 +238,56 @@ def test_comparison_of_ratios_is_antisymmetric_and_sees_a_difference() -> None:
     assert compare_statistic(a, a, ratio, 0).p_value == 1.0
     with pytest.raises(DataError, match="80 prompts cannot be compared with 79"):
         compare_statistic(a, b[:-1], ratio, 0)
+
+
+def test_draws_that_are_kept_are_those_of_a_fresh_generator() -> None:
+    columns = ratio_columns(3, 1.0)
+    generator = np.random.default_rng(7)
+    counts = [generator.multinomial(80, np.full(80, 1 / 80), size=500) for _ in range(2)]
+    expected = np.quantile([ratio(own @ columns) for own in counts], [0.025, 0.975])
+    for _ in range(2):
+        assert statistic_interval(columns, ratio, 7, draws=1000).tolist() == expected.tolist()
+    generator, means = np.random.default_rng(8), []
+    scores = np.arange(10.0).reshape(2, 5)
+    for _ in range(2):
+        by_example = generator.multinomial(5, np.full(5, 0.2), size=500)
+        by_seed = generator.multinomial(2, np.full(2, 0.5), size=500)
+        means.append(np.einsum("de,se,ds->d", by_example, scores, by_seed) / 10)
+    low, high = statistics.bootstrap_interval(scores.tolist(), 8, draws=1000)
+    assert [low, high] == pytest.approx(np.quantile(means, [0.025, 0.975]))
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_pairs_that_share_draws_are_compared_as_one_pair_is(lower: bool) -> None:
+    columns = {"a": ratio_columns(0, 1.0), "minillm": ratio_columns(1, 1.2), "b": ratio_columns(2, 1.1)}
+    found = compare_statistics(columns, ratio, lambda model: 5, lower)
+    assert list(found) == list(columns)
+    for a, b in (("a", "b"), ("minillm", "a"), ("minillm", "b")):
+        alone = compare_statistic(columns[a], columns[b], ratio, 5, lower_is_better=lower)
+        assert found[a][b] == statistics.comparison_entry(alone)
+        assert found[b][a] == statistics.comparison_entry(turned(alone))
+        assert found[b][a]["difference"] == -found[a][b]["difference"]
+    rows = {name: [each[:, 0].tolist(), each[:, 1].tolist()] for name, each in columns.items()}
+    scored = compare_scores(rows, lambda model: 5, lower)
+    for a, b in (("a", "b"), ("minillm", "a")):
+        alone = statistics.compare(rows[a], rows[b], 5, lower_is_better=lower)
+        assert scored[a][b] == statistics.comparison_entry(alone)
+
+
+def test_a_comparison_read_from_the_other_side() -> None:
+    compared = statistics.Comparison(0.0, (-1.0, 2.0), 0.5, 0.3, "not distinguishable")
+    assert str(turned(compared).difference) == "0.0"
+    assert turned(compared).interval == (-2.0, 1.0)
+    assert turned(replace(compared, verdict="worse")).verdict == "better"
+
+
+def test_predictions_come_back_as_they_were(tmp_path: Path) -> None:
+    found = predict(np.log([[0.3, 0.1], [0.2, 1 / 3]]), [0, 0], prompts_too_long=2)
+    write_predictions(tmp_path / "p.json", {"a": found})
+    [back] = read_predictions(tmp_path / "p.json").values()
+    assert back.prompts_too_long == 2
+    for part in ("correct", "confidence", "word_mass"):
+        assert getattr(back, part).tolist() == getattr(found, part).tolist()
 
 
 def test_equal_models_are_rarely_told_apart() -> None:
