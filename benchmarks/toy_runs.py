@@ -173,8 +173,10 @@ class ToyRuns:
             batch_size=batch,
             vocabulary=id_count(self.tokenizer),
         )
-        nats = [sum(each.reverse_kl) for each in trace(model, self.teacher, "own", ids, 0, drawn, batch)]
-        return sum(nats) / sum(len(response.ids) for response in drawn), fmean(nats)
+        answers, states = [response.ids for response in drawn], [response.hidden for response in drawn]
+        traces = trace(model, self.teacher, "own", ids, 0, answers, batch, states)
+        nats = [sum(each.reverse_kl) for each in traces]
+        return sum(nats) / sum(map(len, answers)), fmean(nats)
 
     def scores(self, model: PreTrainedModel) -> dict[str, float]:
         """The test set's part of an `Outcome`."""

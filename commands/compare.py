@@ -104,7 +104,7 @@ def _data(rev: str) -> list[str]:
 
 def _hashes(lock: str) -> dict[str, str]:
     stages = YAML(typ="safe").load(lock)["stages"].values()
-    built = ("runs/", "responses/", "scores/", "analyses/", "verdicts/", "results/")
+    built = ("runs/", "responses/", "scores/", "measures/", "analyses/", "verdicts/", "results/")
     return {
         dep["path"]: dep["md5"]
         for stage in stages

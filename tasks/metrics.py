@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from tasks.processes import environment
 
 COMPARE = (sys.executable, "-m", "commands.compare")
-_LOWER_IS_BETTER = ("loss", "nll", "perplexity", "kl", "ece", "error")
+_DIRECTIONS = Path(__file__).resolve().parents[1] / "distill" / "scoring" / "directions.yaml"
 _SPREAD = ("std", "ci95", "per_seed")
 
 
@@ -103,5 +105,9 @@ def values(content: Any, name: str) -> Iterator[tuple[str, MetricValue]]:
 
 
 def lower_is_better(name: str) -> bool:
-    """Whether a sweep that ranks its points by this metric puts the lowest first, as for a loss."""
-    return any(part in name.lower().rpartition(".")[2] for part in _LOWER_IS_BETTER)
+    """Whether a sweep that ranks its points by this metric puts the lowest first, as for a loss.
+
+    Of a dotted name the last part that directions.yaml knows decides, as where `commands.compare` judges.
+    """
+    known = YAML(typ="safe").load(_DIRECTIONS.read_text(encoding="utf-8"))
+    return next((known[part] == "lower" for part in reversed(name.split(".")) if part in known), False)

@@ -13,7 +13,7 @@ from tests.import_closure import closure, grouped, python_files
 CODE = {"distill", "stages", "commands", "tasks", "flows", "benchmarks", "tests"}
 OBJECTIVES = "distill/objectives"
 # Blocks that run again in seconds: whole folders may stand in their `deps:`, so that the graph stays short.
-SECONDS = {"exposure", "labelled", "lengths", "results", "report"}
+SECONDS = {"labelled", "measured_against", "results", "report"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Stage:
     """(file, key) pairs; the key is empty where the whole file is a parameter."""
     outs: tuple[str, ...]
     persisted: tuple[str, ...]
+    gpus: int
+    """Devices it asks for: `meta: {gpus: N}`."""
 
     @property
     def block(self) -> str:
@@ -55,6 +57,7 @@ def read_pipeline(root: Path) -> tuple[Stage, ...]:
                     params=tuple((dep.def_path, key) for dep in tracked for key in dep.params or [""]),
                     outs=tuple(out.def_path for out in stage.outs),
                     persisted=tuple(out.def_path for out in stage.outs if out.persist),
+                    gpus=int((stage.meta or {}).get("gpus", 0)),
                 )
             )
     return tuple(stages)

@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 
+from distill.evaluation.measures import losses_path, predictions_path, traces_path
+from distill.evaluation.predictions import write_predictions
+from distill.evaluation.traces import Trace, write_traces
+from distill.project.files import write_json
 from tests.chat_server import ChatServer
-from tests.scored_project import put, put_rows
+from tests.scored_project import put, put_rows, put_tokenizer
 from tests.tiny_pipeline import methods
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,19 +65,20 @@ def make_judged_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
             ]
             put_rows(tmp_path / f"responses/{results_home(model)}/{model}/{name}.jsonl", answered)
     put(tmp_path / "profiles/toy.yaml", "recipe: {note: judged, for tests}\n")
-    for analysis, content in empty_analyses().items():
-        put(tmp_path / f"analyses/tiny/{analysis}.json", json.dumps(content))
+    make_measures(tmp_path)
     return tmp_path
 
 
-def empty_analyses() -> dict[str, Any]:
-    """Analyses that found nothing, which the results need beside the scores."""
-    nothing: dict[str, Any] = {"models": {}, "against": {}}
-    against: dict[str, dict[str, Any]] = {model: {} for model in WORTHS}
-    length = {"rouge_l": {}, "response_tokens": {"mean": 3.0, "ci95": [3.0, 3.0]}}
-    lengths = {name: {"models": dict.fromkeys(WORTHS, length), "against": against} for name in ("own", "other")}
-    losses = {name: {"models": {model: {} for model in WORTHS}, "against": against} for name in ("own", "other")}
-    return {"divergence": nothing, "exposure": nothing, "calibration": {}, "loss": losses, "lengths": lengths}
+def make_measures(root: Path) -> None:
+    """What else the results gather, the same of every model."""
+    put_tokenizer(root)
+    traces = [Trace(0, 10, [1.0], [1.0])]
+    for model in WORTHS:
+        write_predictions(root / predictions_path(results_home(model), model), {})
+        for name in ("own", "other"):
+            write_json(root / losses_path(results_home(model), model, name), [1.0, 1.0, 1.0])
+        if model != "teacher":
+            write_traces(root / traces_path("tiny", model), {"own": traces, "teacher": traces})
 
 
 def results_home(model: str) -> str:

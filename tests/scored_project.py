@@ -14,12 +14,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from distill.evaluation import calibration, losses
-from distill.evaluation import traces as traces_module
+from distill.evaluation.measures import losses_path, predictions_path, traces_path
+from distill.evaluation.predictions import predict, write_predictions
+from distill.evaluation.traces import Trace, write_traces
 from distill.project.files import write_json
 from distill.scoring import results
-from stages import exposure as exposure_stage
-from stages import lengths as lengths_stage
 from stages import results as results_stage
 from stages import rouge as rouge_stage
 
@@ -93,7 +92,7 @@ def make_project(root: Path, examples: int = 60) -> None:
                 for i, words in enumerate(references)
             ]
             put_rows(root / f"responses/{home(model)}/{model}/{name}.jsonl", rows)
-    make_analyses(root, rng)
+    make_measures(root, rng)
     put(
         root / "runs/tiny/sft.curves/loss.tsv",
         "step\tloss\n" + "".join(f"{s}\t{1 / s}\n" for s in range(1, 1001)),
@@ -102,36 +101,32 @@ def make_project(root: Path, examples: int = 60) -> None:
     put(root / "runs/toy/teacher.curves/learning_rate.tsv", "step\tlearning_rate\n1\t1e-3\n2\t5e-4\n")
 
 
-def make_analyses(root: Path, rng: random.Random) -> None:
-    """What the stages that run models would leave, and a tokenizer that counts words."""
-    folder, noise = root / "analyses/tiny", {"teacher": 0.1, "sft": 0.8, "minillm": 0.3, "kd": 0.6}
-    traces: dict[str, traces_module.Traces] = {
-        method: {
-            source: [
-                traces_module.Trace(i, seed, [rng.random() * noise[method]] * length, [rng.random()] * length)
+def make_measures(root: Path, rng: random.Random) -> None:
+    """What the stages that run models would leave."""
+    noise = {"teacher": 0.1, "sft": 0.8, "minillm": 0.3, "kd": 0.6}
+    for method in METHODS:
+        own, teachers = (
+            [
+                Trace(i, seed, [rng.random() * noise[method]] * length, [rng.random()] * length)
                 for seed in (10, 20)
                 for i, length in enumerate(rng.choices(range(3, 9), k=20))
             ]
-            for source in ("own", "teacher")
-        }
-        for method in METHODS
-    }
-    traces_module.write_traces(folder / "traces.parquet", traces)
-    write_json(folder / "divergence.json", traces_module.summarize(traces, 0))
-    answers = [rng.randrange(2) for _ in range(50)]
-    predictions = {
-        model: calibration.predict(
-            np.array([[rng.gauss(a == c, noise[model]) - 3 for c in (0, 1)] for a in answers]), answers
+            for _ in ("own", "teacher")
         )
-        for model in QUALITY
-    }
-    write_json(folder / "calibration.json", {"whether": calibration.summarize(predictions, 0)})
+        write_traces(root / traces_path("tiny", method), {"own": own, "teacher": teachers})
+    answers = [rng.randrange(2) for _ in range(50)]
+    for model in QUALITY:
+        logprobs = np.array([[rng.gauss(a == c, noise[model]) - 3 for c in (0, 1)] for a in answers])
+        write_predictions(root / predictions_path(home(model), model), {"whether": predict(logprobs, answers)})
     references = {name: [rng.random() for _ in range(30)] for name in SETS}
-    found = {
-        name: losses.summarize({model: [noise[model] + value for value in own] for model in QUALITY}, 0)
-        for name, own in references.items()
-    }
-    write_json(folder / "loss.json", found)
+    for name, own_losses in references.items():
+        for model in QUALITY:
+            write_json(root / losses_path(home(model), model, name), [noise[model] + value for value in own_losses])
+    put_tokenizer(root)
+
+
+def put_tokenizer(root: Path) -> None:
+    """The family's tokenizer, which counts words."""
     tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     put(root / "data/toy/tokenizer/tokenizer.json", tokenizer.to_str())
@@ -147,8 +142,7 @@ def score_project(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     for model in QUALITY:
         for name in SETS:
             run(monkeypatch, root, rouge_stage, home(model), model, name)
-    for stage in (exposure_stage, lengths_stage, results_stage):
-        run(monkeypatch, root, stage, "tiny")
+    run(monkeypatch, root, results_stage, "tiny")
 
 
 def made_and_scored(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from distill.evaluation import calibration, exposure, lengths, losses
-from distill.evaluation.traces import Trace, Traces, read_traces, summarize, write_traces
+from distill.analyses import calibration, divergence, exposure, lengths, losses
+from distill.evaluation.predictions import predict, read_predictions, write_predictions
+from distill.evaluation.traces import Trace, Traces, read_traces, write_traces
 from distill.project.errors import DataError
 from distill.scoring import statistics
+from distill.scoring.paired import compare_scores, compare_statistics, turned
 from distill.scoring.statistics import compare_statistic, ratio, statistic_interval
 
 
@@ -44,6 +47,37 @@ def test_no_error_along_the_teachers_text_is_no_excess() -> None:
     assert found["curve"]["error"] == [0.0, 0.0]
 
 
+def as_the_released_code_counts(traces: Sequence[Trace], prompts: int, length: int) -> float:
+    """The mean over prompts of the summed per-position means over samples that go on, from the second token; slowly."""
+    whole = 0.0
+    for prompt in range(prompts):
+        for t in range(1, length):
+            going_on = [trace.forward_kl[t] for trace in traces if trace.prompt == prompt and len(trace.forward_kl) > t]
+            if going_on:
+                whole += sum(going_on) / len(going_on)
+    return whole / prompts
+
+
+@pytest.mark.slow
+def test_released_error_is_that_of_a_slow_loop() -> None:
+    rng = random.Random(3)
+    own, teacher = noisy(rng, 2.0, prompts=20), noisy(rng, 1.0, prompts=20)
+    found = exposure.exposure({"kd": {"own": own, "teacher": teacher}}, seed=0)["models"]["kd"]["error_as_released"]
+    ratio = as_the_released_code_counts(own, 20, 9) / as_the_released_code_counts(teacher, 20, 9)
+    assert found["mean"] == pytest.approx(100 * (ratio - 1), abs=1e-3)
+    assert found["ci95"][0] < found["mean"] < found["ci95"][1]
+
+
+def test_released_error_may_differ_in_sign() -> None:
+    # one sample of two goes on: its tokens weigh in full there, by half here; and the first token is left out
+    own = [*traces_of([3.0, 2.0, 2.0], seed=10), *traces_of([3.0], seed=20)]
+    teacher = [*traces_of([4.0, 1.0, 1.0], seed=10), *traces_of([4.0, 1.0, 1.0], seed=20)]
+    found = exposure.exposure({"kd": {"own": own, "teacher": teacher}}, seed=0)["models"]["kd"]
+    assert found["error"]["mean"] == pytest.approx(100 * (10 / 12 - 1), abs=1e-4)
+    assert found["error_as_released"]["mean"] == 100.0
+    assert found["curve"]["error"][-1] == pytest.approx(found["error"]["mean"], abs=1e-3)
+
+
 def noisy(rng: random.Random, level: float, prompts: int = 60) -> list[Trace]:
     return [
         Trace(i, seed, values, values)
@@ -62,13 +96,13 @@ def test_exposure_is_compared_on_the_same_prompts() -> None:
         "kd": {"own": noisy(rng, 1.0), "teacher": teacher},
     }
     found = exposure.exposure(traces, seed=0)
-    assert {model: each["error"]["verdict"] for model, each in found["against"].items()} == {
+    assert {model: each["error"]["verdict"] for model, each in found["against"]["minillm"].items()} == {
         "sft": "better",
         "kd": "not distinguishable",
     }
     means = {model: each["error"]["mean"] for model, each in found["models"].items()}
     expected = means["minillm"] - means["sft"]
-    assert found["against"]["sft"]["error"]["difference"] == pytest.approx(expected, abs=1e-3)
+    assert found["against"]["minillm"]["sft"]["error"]["difference"] == pytest.approx(expected, abs=1e-3)
     for each in found["models"].values():
         low, high = each["error"]["ci95"]
         assert low < each["error"]["mean"] < high
@@ -80,13 +114,13 @@ def test_exposure_is_compared_on_the_same_prompts() -> None:
 
 def test_divergences_are_means_over_tokens_and_not_over_responses(tmp_path: Path) -> None:
     traces: dict[str, Traces] = {"sft": {"own": traces_of([1.0], [4.0, 4.0, 4.0]), "teacher": traces_of([3.0], [5.0])}}
-    found = summarize(traces, seed=0)["models"]["sft"]
+    found = divergence.summarize(traces, seed=0)["models"]["sft"]
     assert found["forward_kl_on_own_samples"]["mean"] == 13 / 4
     assert found["reverse_kl"]["mean"] == 26 / 4
     assert found["forward_kl"]["mean"] == 4.0
     assert found["reverse_kl_on_teacher_samples"]["mean"] == 8.0
-    write_traces(tmp_path / "traces.parquet", traces)
-    assert read_traces(tmp_path / "traces.parquet") == traces
+    write_traces(tmp_path / "traces.parquet", traces["sft"])
+    assert read_traces(tmp_path / "traces.parquet") == traces["sft"]
     with pytest.raises(DataError, match="run `dvc repro`"):
         read_traces(tmp_path / "absent.parquet")
 
@@ -96,7 +130,7 @@ def test_lower_divergence_is_better() -> None:
     traces: dict[str, Traces] = {
         name: {"own": noisy(rng, level), "teacher": noisy(rng, 1.0)} for name, level in (("minillm", 0.5), ("sft", 1.0))
     }
-    found = summarize(traces, seed=0)["against"]["sft"]
+    found = divergence.summarize(traces, seed=0)["against"]["minillm"]["sft"]
     assert found["reverse_kl"]["verdict"] == "better"
     assert found["reverse_kl"]["difference"] < 0
     assert found["forward_kl"]["verdict"] == "not distinguishable"
@@ -108,7 +142,7 @@ def test_lower_divergence_is_better() -> None:
 def test_calibration_error_by_hand() -> None:
     # two answers at 0.9 of which one is right, two at 0.6 of which both are: gaps |1 - 1.8| and |2 - 1.2| over 4
     shares = np.array([[0.9, 0.1], [0.1, 0.9], [0.6, 0.4], [0.4, 0.6]])
-    predictions = calibration.predict(np.log(0.5 * shares), [0, 0, 0, 1])
+    predictions = predict(np.log(0.5 * shares), [0, 0, 0, 1])
     assert predictions.correct.tolist() == [1, 0, 1, 1]
     found = calibration.summarize({"sft": predictions}, seed=0)["models"]["sft"]
     assert found["accuracy"]["mean"] == 75.0
@@ -121,7 +155,7 @@ def test_calibration_error_by_hand() -> None:
 
 
 def test_words_that_a_model_finds_improbable_still_have_shares() -> None:
-    predictions = calibration.predict(np.array([[-900.0, -900.0 - np.log(3)]]), [0])
+    predictions = predict(np.array([[-900.0, -900.0 - np.log(3)]]), [0])
     assert predictions.confidence[0] == pytest.approx(0.75)
     assert predictions.word_mass[0] == 0.0
 
@@ -136,13 +170,13 @@ def test_sure_and_wrong_is_worse_calibrated() -> None:
     right = np.where(rng.random(300) < 0.7, answers, 1 - answers)
     honest, sure = (np.log(np.where(right[:, None] == [0, 1], share, 1 - share)) for share in (0.7, 0.999))
     predictions = {
-        "minillm": calibration.predict(honest, answers.tolist()),
-        "kd": calibration.predict(sure, answers.tolist()),
+        "minillm": predict(honest, answers.tolist()),
+        "kd": predict(sure, answers.tolist()),
     }
     found = calibration.summarize(predictions, seed=0)
     assert found["models"]["minillm"]["ece"]["mean"] < 6 < 25 < found["models"]["kd"]["ece"]["mean"]
-    assert found["against"]["kd"]["ece"]["verdict"] == "better"
-    assert found["against"]["kd"]["accuracy"]["verdict"] == "not distinguishable"
+    assert found["against"]["minillm"]["kd"]["ece"]["verdict"] == "better"
+    assert found["against"]["minillm"]["kd"]["accuracy"]["verdict"] == "not distinguishable"
 
 
 # --- lengths ------------------------------------------------------------------------------------------
@@ -166,7 +200,7 @@ def test_a_bucket_without_references_is_left_out() -> None:
     found = lengths.summarize({"sft": answered, "minillm": answered}, [30, 40], seed=0)
     assert list(found["models"]["sft"]["rouge_l"]) == ["11+"]
     assert "repeated_4" not in found["models"]["sft"]
-    assert found["against"]["sft"]["11+"]["verdict"] == "not distinguishable"
+    assert found["against"]["minillm"]["sft"]["11+"]["verdict"] == "not distinguishable"
 
 
 # --- losses and statistics ----------------------------------------------------------------------------
@@ -176,7 +210,7 @@ def test_lower_loss_is_better() -> None:
     rng = random.Random(0)
     worse = [1 + rng.random() for _ in range(40)]
     found = losses.summarize({"minillm": [value - 0.5 for value in worse], "sft": worse}, seed=0)
-    assert found["against"]["sft"]["verdict"] == "better"
+    assert found["against"]["minillm"]["sft"]["verdict"] == "better"
     assert found["models"]["sft"]["mean"] == pytest.approx(sum(worse) / 40, abs=1e-4)
 
 
@@ -204,6 +238,56 @@ def test_comparison_of_ratios_is_antisymmetric_and_sees_a_difference() -> None:
     assert compare_statistic(a, a, ratio, 0).p_value == 1.0
     with pytest.raises(DataError, match="80 prompts cannot be compared with 79"):
         compare_statistic(a, b[:-1], ratio, 0)
+
+
+def test_draws_that_are_kept_are_those_of_a_fresh_generator() -> None:
+    columns = ratio_columns(3, 1.0)
+    generator = np.random.default_rng(7)
+    counts = [generator.multinomial(80, np.full(80, 1 / 80), size=500) for _ in range(2)]
+    expected = np.quantile([ratio(own @ columns) for own in counts], [0.025, 0.975])
+    for _ in range(2):
+        assert statistic_interval(columns, ratio, 7, draws=1000).tolist() == expected.tolist()
+    generator, means = np.random.default_rng(8), []
+    scores = np.arange(10.0).reshape(2, 5)
+    for _ in range(2):
+        by_example = generator.multinomial(5, np.full(5, 0.2), size=500)
+        by_seed = generator.multinomial(2, np.full(2, 0.5), size=500)
+        means.append(np.einsum("de,se,ds->d", by_example, scores, by_seed) / 10)
+    low, high = statistics.bootstrap_interval(scores.tolist(), 8, draws=1000)
+    assert [low, high] == pytest.approx(np.quantile(means, [0.025, 0.975]))
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_pairs_that_share_draws_are_compared_as_one_pair_is(lower: bool) -> None:
+    columns = {"a": ratio_columns(0, 1.0), "minillm": ratio_columns(1, 1.2), "b": ratio_columns(2, 1.1)}
+    found = compare_statistics(columns, ratio, lambda model: 5, lower)
+    assert list(found) == list(columns)
+    for a, b in (("a", "b"), ("minillm", "a"), ("minillm", "b")):
+        alone = compare_statistic(columns[a], columns[b], ratio, 5, lower_is_better=lower)
+        assert found[a][b] == statistics.comparison_entry(alone)
+        assert found[b][a] == statistics.comparison_entry(turned(alone))
+        assert found[b][a]["difference"] == -found[a][b]["difference"]
+    rows = {name: [each[:, 0].tolist(), each[:, 1].tolist()] for name, each in columns.items()}
+    scored = compare_scores(rows, lambda model: 5, lower)
+    for a, b in (("a", "b"), ("minillm", "a")):
+        alone = statistics.compare(rows[a], rows[b], 5, lower_is_better=lower)
+        assert scored[a][b] == statistics.comparison_entry(alone)
+
+
+def test_a_comparison_read_from_the_other_side() -> None:
+    compared = statistics.Comparison(0.0, (-1.0, 2.0), 0.5, 0.3, "not distinguishable")
+    assert str(turned(compared).difference) == "0.0"
+    assert turned(compared).interval == (-2.0, 1.0)
+    assert turned(replace(compared, verdict="worse")).verdict == "better"
+
+
+def test_predictions_come_back_as_they_were(tmp_path: Path) -> None:
+    found = predict(np.log([[0.3, 0.1], [0.2, 1 / 3]]), [0, 0], prompts_too_long=2)
+    write_predictions(tmp_path / "p.json", {"a": found})
+    [back] = read_predictions(tmp_path / "p.json").values()
+    assert back.prompts_too_long == 2
+    for part in ("correct", "confidence", "word_mass"):
+        assert getattr(back, part).tolist() == getattr(found, part).tolist()
 
 
 def test_equal_models_are_rarely_told_apart() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,17 @@ from distill.evaluation.likelihood import (
     word_logprobs,
 )
 from distill.evaluation.traces import Source
+from distill.project.errors import DataError, SettingsError
 from distill.text.settings import PromptSettings
 from distill.text.tokenizers import learn_bpe
 from stages import calibration as calibration_stage
 from stages import divergence as divergence_stage
-from stages import exposure as exposure_stage
-from stages import loss as loss_stage
-from tests.scored_project import put, put_rows
+from stages import measured_against as measured_against_stage
+from stages import respond as respond_stage
+from stages import results as results_stage
+from stages import rouge as rouge_stage
+from stages import teacher_samples as teacher_samples_stage
+from tests.scored_project import put, put_rows, read, run
 
 PROMPT = PromptSettings(
     with_input="{instruction}\n{input}\nSay: ",
@@ -89,7 +92,8 @@ def test_divergences_are_those_of_a_slow_loop(tokenizer: PreTrainedTokenizerBase
     prompts = encode_prompts(tokenizer, PROMPT, ["Ask river", "Ask a longer question of stones", "x"])
     sampler = student if source == "own" else teacher
     responses = sample(sampler, prompts, 10, max_new_tokens=6, eos_id=0, batch_size=2)
-    found = trace(student, teacher, source, prompts, 10, responses, batch_size=2)
+    ids, states = [response.ids for response in responses], [response.hidden for response in responses]
+    found = trace(student, teacher, source, prompts, 10, ids, 2, states)
     assert [(each.seed, each.prompt) for each in found] == [(10, 0), (10, 1), (10, 2)]
     for each, response in zip(found, responses, strict=True):
         logq, logp = (
@@ -100,8 +104,8 @@ def test_divergences_are_those_of_a_slow_loop(tokenizer: PreTrainedTokenizerBase
         assert each.forward_kl == pytest.approx(forward.tolist(), rel=1e-3, abs=1e-4)
     # the decode's own hidden states or a second pass, batches of 2 or of 5: the same numbers
     bare = sample(sampler, prompts, 10, max_new_tokens=6, eos_id=0, batch_size=3, keep_states=False)
-    assert [response.ids for response in bare] == [response.ids for response in responses]
-    for one, other in zip(found, trace(student, teacher, source, prompts, 10, bare, batch_size=5), strict=True):
+    assert [response.ids for response in bare] == ids
+    for one, other in zip(found, trace(student, teacher, source, prompts, 10, ids, batch_size=5), strict=True):
         assert one.reverse_kl == pytest.approx(other.reverse_kl, rel=1e-4, abs=1e-5)
         assert one.forward_kl == pytest.approx(other.forward_kl, rel=1e-4, abs=1e-5)
 
@@ -110,7 +114,7 @@ def test_a_model_does_not_diverge_from_itself(tokenizer: PreTrainedTokenizerBase
     model = random_model(0, len(tokenizer))
     prompts = encode_prompts(tokenizer, PROMPT, ["Ask river"])
     responses = sample(model, prompts, 1, max_new_tokens=5, eos_id=0, batch_size=1)
-    [found] = trace(model, model, "own", prompts, 1, responses, batch_size=1)
+    [found] = trace(model, model, "own", prompts, 1, [response.ids for response in responses], batch_size=1)
     assert max(map(abs, [*found.reverse_kl, *found.forward_kl])) < 1e-5
 
 
@@ -160,7 +164,7 @@ def project(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pyt
         "students: {tiny: {family: toy}}\nfamilies: {toy: x}\ndatasets: {easy: a}\ncalibration: {whether: b}\n"
         "methods: [sft, minillm]\nseed: 0\nevaluation: {seeds: [10, 20]}\n",
     )
-    recipe = {"dtype": "float32", "prompt": PROMPT.model_dump()}
+    recipe = {"dtype": "float32", "data": {}, "prompt": PROMPT.model_dump()}
     put(tmp_path / "profiles/toy.yaml", json.dumps({"recipe": recipe, "hardware": {"threads": 1}}))
     put_rows(tmp_path / "evaluation/easy.jsonl", ROWS)
     words = [
@@ -174,29 +178,70 @@ def project(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pyt
     pq.write_table(pa.table(columns), tmp_path / "data/toy/valid.parquet")
     for number, folder in enumerate(("runs/toy/teacher", *(f"runs/tiny/{method}" for method in METHODS))):
         random_model(number, len(tokenizer)).save_pretrained(tmp_path / folder)
+        tokenizer.save_pretrained(tmp_path / folder)
+        put(tmp_path / folder / "meta.json", json.dumps({"prompt": PROMPT.model_dump(), "tokens": f"from {number}"}))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
+def run_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stages that run models, then the scores."""
+    run(monkeypatch, Path(), teacher_samples_stage, "toy")
+    run(monkeypatch, Path(), measured_against_stage, "tiny")
+    for method in METHODS:
+        run(monkeypatch, Path(), divergence_stage, "tiny", method)
+    for who, what in (("toy", "teacher"), *(("tiny", method) for method in METHODS)):
+        run(monkeypatch, Path(), calibration_stage, who, what)
+        run(monkeypatch, Path(), respond_stage, who, what, "easy")
+        run(monkeypatch, Path(), rouge_stage, who, what, "easy")
+
+
 def test_stages_write_what_the_results_gather(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["stage", "tiny"])
-    for stage in (divergence_stage, exposure_stage, calibration_stage, loss_stage):
-        stage.main()
-    found: dict[str, Any] = {
-        name: json.loads((project / f"analyses/tiny/{name}.json").read_text())
-        for name in ("divergence", "exposure", "calibration", "loss")
-    }
-    assert list(found["divergence"]["models"]) == list(found["exposure"]["models"]) == list(METHODS)
-    for by_set in (found["calibration"]["whether"], found["loss"]["easy"]):
-        assert list(by_set["models"]) == ["teacher", *METHODS]
-        assert list(by_set["against"]) == ["teacher", "sft"]
-    kl = found["divergence"]["models"]["sft"]
+    run_cells(monkeypatch)
+    run(monkeypatch, project, results_stage, "tiny")
+    found = read(project / "results/tiny.json")
+    assert list(found) == ["teacher", *METHODS]
+    kl = found["sft"]["kl"]
     ratio = kl["forward_kl_on_own_samples"]["mean"] / kl["forward_kl"]["mean"]
-    assert found["exposure"]["models"]["sft"]["error_a_token"]["mean"] == pytest.approx(
-        100 * (ratio - 1), rel=0.02, abs=0.5
-    )
+    assert found["sft"]["exposure"]["error_a_token"]["mean"] == pytest.approx(100 * (ratio - 1), rel=0.02, abs=0.5)
+    summary = read(project / "analyses/tiny/summary.json")
     curve = (project / "analyses/tiny/exposure/sft.tsv").read_text().splitlines()
     assert curve[0] == "length\terror"
-    assert len(curve) == 1 + len(found["exposure"]["models"]["sft"]["curve"]["error"])
+    assert len(curve) == 1 + len(summary["exposure"]["models"]["sft"]["curve"]["error"])
     assert (project / "analyses/tiny/reliability/whether.minillm.tsv").is_file()
-    assert found["calibration"]["whether"]["examples"] == 8
+    assert (project / "analyses/tiny/lengths/easy.teacher.tsv").is_file()
+    assert summary["calibration"]["whether"]["examples"] == 8
+    assert summary["models"]["sft"] == {"label": "SFT", "tokens": "from 1"}
+    for reference in summary["metrics"]:
+        assert list(summary["significance"][reference]) == [model for model in found if model != reference]
+    both = {"easy", "kl", "exposure", "calibration", "loss", "lengths"}
+    assert set(summary["significance"]["sft"]["minillm"]) == both
+    assert set(summary["significance"]["sft"]["teacher"]) == both - {"kl", "exposure"}
+
+
+def test_a_new_teacher_concerns_the_divergences_of_its_students_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(monkeypatch, project, teacher_samples_stage, "toy")
+    run(monkeypatch, project, measured_against_stage, "tiny")
+    path = project / "measures/tiny/reference.json"
+    before = path.read_bytes()
+    put(project / "profiles/toy.yaml", (project / "profiles/toy.yaml").read_text() + "\n")
+    run(monkeypatch, project, measured_against_stage, "tiny")
+    assert path.read_bytes() == before
+    put(project / "runs/toy/teacher/meta.json", json.dumps({"prompt": PROMPT.model_dump()}))
+    run(monkeypatch, project, measured_against_stage, "tiny")
+    assert path.read_bytes() != before
+    assert read(path)["family"] == "toy"
+
+
+def test_samples_of_other_prompts_and_methods_left_out_are_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(monkeypatch, project, teacher_samples_stage, "toy")
+    put(project / "params.yaml", (project / "params.yaml").read_text().replace("[10, 20]", "[10]"))
+    with pytest.raises(DataError, match="not those of these prompts and seeds; run `dvc repro`"):
+        run(monkeypatch, project, divergence_stage, "tiny", "sft")
+    put(project / "runs/tiny/sft/meta.json", json.dumps({"left_out": True}))
+    with pytest.raises(SettingsError, match="leaves `sft` of `tiny` out, so there is nothing to measure"):
+        run(monkeypatch, project, divergence_stage, "tiny", "sft")

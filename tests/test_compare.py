@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from distill.scoring.changes import Change, Value, compare, direction, values
+from distill.scoring.changes import Change, Value, compare, values
 from distill.scoring.comparison import CommitComparison, to_markdown
+from distill.scoring.directions import direction
 from tests.scored_project import put
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +52,7 @@ def test_an_uneven_interval_counts_on_the_side_that_matters() -> None:
         ("tiny.kd.calibration.boolq.word_mass", 0),
         ("tiny.kd.kl.reverse_kl", -1),
         ("tiny.kd.exposure.error", -1),
+        ("tiny.kd.exposure.error_as_released", -1),
         ("tiny.kd.toy.loss", -1),
         ("tiny.kd.toy.response_tokens", 0),
     ],

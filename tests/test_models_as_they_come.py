@@ -21,7 +21,7 @@ from distill.objectives import kd
 from distill.objectives.minillm.objective import MiniLLM
 from distill.on_policy.rollouts import collect
 from distill.text.tokenizers import learn_bpe
-from stages import base, divergence, evalset, prepare, pseudo, respond
+from stages import base, divergence, evalset, prepare, pseudo, respond, teacher_samples
 from tests.test_data_prompts import CHAT, tokenizer
 from tests.test_engine_losses import minillm as minillm_settings
 from tests.test_engine_supervised import trained
@@ -193,7 +193,8 @@ def test_a_family_of_models_from_elsewhere(tmp_path: Path, architecture: str, pr
     run(kd_stage.main, "small", "kd")
     run(minillm.main, "small", "minillm")
     if architecture == "opt":
-        run(divergence.main, "small")
+        run(teacher_samples.main, "mini")
+        run(divergence.main, "small", "minillm")
     run(respond.main, "small", "minillm", "toy_id")
     weights = load_file(folder / "runs/small/minillm/model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}

@@ -14,7 +14,7 @@ import pytest
 
 from tests.declared_stages import Stage, read_pipeline
 from tests.import_closure import closure
-from tests.tiny_pipeline import PROFILE, built, dvc, edit, git, results, stale, weights
+from tests.tiny_pipeline import DELETED, LEFT_OUT, PROFILE, ROOT, built, dvc, edit, git, results, stale, weights
 
 MINI = "profiles/mini.yaml"
 CELLS = ("responses", "rouge")
@@ -82,7 +82,8 @@ def test_nothing_is_rebuilt_for_another_machine_or_for_orchestration(clone: Path
         ("distill/objectives/minillm/losses.py", {"minillm@small"}),
         ("distill/training/supervised.py", {"teacher_base@mini", "teacher@mini", "sft@small", "init@small"}),
         ("distill/text/rouge.py", {"rouge@small-sft-toy_id", "sft@small", "responses@small-sft-toy_id"}),
-        ("distill/scoring/tables.py", {"report"}),
+        ("distill/evaluation/divergence.py", {"teacher_samples@mini", "divergence@small-sft"}),
+        ("distill/analyses/exposure.py", {"results@small"}),
         ("distill/world/lore.py", {"prepare@mini"}),
     ],
 )
@@ -98,10 +99,45 @@ def test_an_evaluation_set_adds_its_cells(clone: Path) -> None:
     with changed(clone / "params.yaml"):
         edit(clone / "params.yaml", "datasets.toy_shift", "data/mini/tests/toy_shift.jsonl")
         found = set(stale(clone))
-    cells = {"teacher_responses@mini-toy_shift", "teacher_rouge@mini-toy_shift"}
+    cells = {"teacher_responses@mini-teacher-toy_shift", "teacher_rouge@mini-teacher-toy_shift"}
     cells |= {f"{kind}@small-{method}-toy_shift" for kind in CELLS for method in ("sft", "minillm")}
-    shared = {"loss@small", "lengths@small", "results@small", "report"}
-    assert found == {"evalset@toy_shift", *cells, *shared}
+    assert found == {"evalset@toy_shift", *cells, "results@small", "report"}
+
+
+def test_a_method_adds_its_cells(clone: Path) -> None:
+    with changed(clone / "params.yaml", clone / "dvc.yaml"):
+        shutil.copy(ROOT / "dvc.yaml", clone / "dvc.yaml")
+        for block in LEFT_OUT:
+            if block != "kd":
+                edit(clone / "dvc.yaml", f"stages.{block}", DELETED)
+        edit(clone / "params.yaml", "methods", ["sft", "minillm", "kd"])
+        found = set(stale(clone))
+    cells = {"responses@small-kd-toy_id", "rouge@small-kd-toy_id", "divergence@small-kd", "calibration@small-kd"}
+    assert found == {"kd@small", *cells, "results@small", "report"}
+
+
+def test_how_numbers_are_told_concerns_no_stage_that_runs_a_model(clone: Path) -> None:
+    models = {stage.name for stage in read_pipeline(clone) if stage.gpus}
+    assert {"responses@small-sft-toy_id", "divergence@small-sft", "teacher_calibration@mini-teacher"} <= models
+    with changed(clone / "params.yaml"):
+        edit(clone / "params.yaml", "labels.sft", "Fine-tuned")
+        assert set(stale(clone)) == {"results@small", "report"}
+    told = (
+        "scoring/names.py",
+        "scoring/drawing.py",
+        "scoring/paired.py",
+        "analyses/calibration.py",
+        "analyses/losses.py",
+    )
+    for file in told:
+        with changed(clone / "distill" / file):
+            (clone / "distill" / file).write_text((clone / "distill" / file).read_text() + "# A comment.\n")
+            assert set(stale(clone)) == {"results@small", "report"}, file
+    with changed(clone / "distill/scoring/statistics.py"):
+        (clone / "distill/scoring/statistics.py").write_text("# A comment.\n")
+        found = set(stale(clone))
+    assert not found & models
+    assert {name for name in found if not name.startswith(("rouge@", "teacher_rouge@"))} == {"results@small", "report"}
 
 
 def test_a_student_adds_its_stages(clone: Path) -> None:
@@ -131,11 +167,8 @@ def test_what_is_below_a_changed_stage_runs_again(experiment: tuple[Path, str]) 
         "minillm@small",
         "responses@small-minillm-toy_id",
         "rouge@small-minillm-toy_id",
-        "divergence@small",
-        "exposure@small",
-        "calibration@small",
-        "loss@small",
-        "lengths@small",
+        "divergence@small-minillm",
+        "calibration@small-minillm",
         "results@small",
         "report",
     }

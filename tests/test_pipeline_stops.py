@@ -100,13 +100,15 @@ sys.meta_path.insert(0, Finder())
     "command",
     [
         "base tiny",
-        "divergence tiny",
+        "calibration tiny sft",
+        "divergence tiny sft",
         "kd tiny kd",
         "minillm tiny minillm",
         "pseudo toy",
         "respond tiny sft toy_id",
         "seqkd tiny seqkd",
         "sft tiny sft",
+        "teacher_samples toy",
     ],
 )
 def test_ctrl_c_while_torch_is_imported(tmp_path: Path, command: str) -> None:

@@ -73,9 +73,10 @@ def test_results_have_the_shape_that_dvc_metrics_reads(project: Path) -> None:
             assert len(score["rouge_l"]["per_seed"]) == 3
             low, high = score["rouge_l"]["ci95"]
             assert low < score["rouge_l"]["mean"] < high
-    analyses = {name: read(project / f"analyses/tiny/{name}.json") for name in ("divergence", "exposure")}
-    assert content["sft"]["kl"] == analyses["divergence"]["models"]["sft"]
-    assert content["sft"]["exposure"]["error"] == analyses["exposure"]["models"]["sft"]["error"]
+    drawn = read(project / "analyses/tiny/summary.json")
+    assert drawn["metrics"] == content
+    assert content["sft"]["exposure"]["error"] == drawn["exposure"]["models"]["sft"]["error"]
+    assert set(content["sft"]["exposure"]) == {"error", "error_a_token", "error_as_released"}
     assert all(isinstance(number, float) and number == round(number, 4) for number in numbers_in(content))
 
 
@@ -96,6 +97,59 @@ def test_verdicts_are_of_minillm_against_each_other_model(project: Path) -> None
     difference = content["minillm"]["toy_id"]["rouge_l"]["mean"] - content["sft"]["toy_id"]["rouge_l"]["mean"]
     assert verdicts["sft"]["toy_id"]["difference"] == pytest.approx(difference, abs=2e-4)
     assert verdicts["sft"]["toy_id"]["standard_error"] > 0
+
+
+def test_every_model_may_be_the_reference(project: Path) -> None:
+    verdicts = read(project / "analyses/tiny/summary.json")["significance"]
+    assert verdicts["minillm"] == read(project / "results/tiny.significance.json")["minillm"]
+    assert list(verdicts) == ["teacher", *METHODS]
+    for reference, by_model in verdicts.items():
+        assert list(by_model) == [model for model in ("teacher", *METHODS) if model != reference]
+        for model, own in by_model.items():
+            other = verdicts[model][reference]
+            assert own.keys() == other.keys()
+            for name in SETS:
+                assert own[name]["difference"] == -other[name]["difference"]
+                assert own[name]["ci95"] == [-bound for bound in reversed(other[name]["ci95"])]
+                assert own[name]["p_value"] == other[name]["p_value"]
+    assert verdicts["kd"]["sft"]["toy_id"]["verdict"] == "better"
+    assert verdicts["sft"]["kd"]["toy_id"]["verdict"] == "worse"
+    assert verdicts["kd"]["sft"]["kl"]["reverse_kl"]["difference"] < 0
+    assert set(verdicts["kd"]["sft"]["calibration"]["whether"]) == {"accuracy", "ece"}
+
+
+def test_without_minillm_there_is_still_a_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(tmp_path, examples=8)
+    put(tmp_path / "params.yaml", (tmp_path / "params.yaml").read_text().replace("sft, minillm, kd", "sft, kd"))
+    score_project(monkeypatch, tmp_path)
+    assert read(tmp_path / "results/tiny.significance.json") == {}
+    verdicts = read(tmp_path / "analyses/tiny/summary.json")["significance"]
+    assert list(verdicts) == ["teacher", "sft", "kd"]
+    assert set(verdicts["sft"]["kd"]) == {*SETS, "kl", "exposure", "calibration", "loss", "lengths"}
+
+
+def test_params_name_models_as_a_reader_knows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(tmp_path, examples=8)
+    params = (tmp_path / "params.yaml").read_text()
+    put(tmp_path / "params.yaml", params + "labels: {kd: Word by word}\n")
+    put(tmp_path / "runs/tiny/kd/meta.json", json.dumps({"tokens": "data, with the teacher's distribution"}))
+    score_project(monkeypatch, tmp_path)
+    models = read(tmp_path / "analyses/tiny/summary.json")["models"]
+    assert models["kd"] == {"label": "Word by word", "tokens": "data, with the teacher's distribution"}
+    assert models["minillm"] == {"label": "MiniLLM", "tokens": ""}
+    put(tmp_path / "params.yaml", params + "labels: [kd]\n")
+    with pytest.raises(SettingsError, match="`labels` must give a text for each name"):
+        experiment_of(tmp_path)
+
+
+def test_models_that_saw_other_labelled_prompts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(tmp_path, examples=8)
+    path = tmp_path / "measures/tiny/kd/predictions.json"
+    content = read(path)
+    content["whether"]["prompts_too_long"] = 1
+    put(path, json.dumps(content))
+    with pytest.raises(DataError, match="saw different prompts of `whether`; run `dvc repro`"):
+        score_project(monkeypatch, tmp_path)
 
 
 def test_plot_data_has_one_row_for_each_cell(project: Path) -> None:

@@ -14,6 +14,7 @@ from distill.project.table import read_table
 from distill.scoring import changes
 from distill.scoring.comparison import CommitComparison as Compared
 from distill.scoring.comparison import to_json
+from distill.scoring.directions import direction
 from tasks.comparison import compare
 from tasks.errors import RebuildError
 from tasks.grid import Point, Sweep, read_sweep, write_settings
@@ -102,6 +103,12 @@ def test_which_end_of_a_sweep_is_best() -> None:
     low = ("tiny.kd.toy.loss", "tiny.kd.kl.reverse_kl", "tiny.kd.calibration.toy.ece", "tiny.kd.exposure.error_a_token")
     assert all(map(lower_is_better, low))
     assert not any(map(lower_is_better, ("tiny.kd.toy.rouge_l", "loss_study.rouge_l", "tiny.kd.toy.exact_match")))
+
+
+def test_sweeps_and_comparisons_agree_on_which_way_is_up() -> None:
+    names = [name for name, _ in values(json.loads((ROOT / "results/tiny.json").read_text(encoding="utf-8")), "tiny")]
+    assert any(map(lower_is_better, names))
+    assert {name for name in names if lower_is_better(name)} == {name for name in names if direction(name) < 0}
 
 
 def test_progress_in_words() -> None:

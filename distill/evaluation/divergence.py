@@ -1,7 +1,7 @@
 """How far a student q is from its teacher p at every token of a response: KL(q || p) and KL(p || q).
 
 Both are exact sums over the vocabulary rather than sampled log-ratios, at the prefixes of two kinds of responses:
-the student's own samples and the teacher's. What is made of them stands in `traces.py` and `exposure.py`.
+the student's own samples and the teacher's. What is made of them stands in distill/analyses/.
 """
 
 from __future__ import annotations
@@ -59,22 +59,24 @@ def trace(
     source: Source,
     prompts: Sequence[list[int]],
     seed: int,
-    responses: Sequence[Response],
+    responses: Sequence[list[int]],
     batch_size: int,
+    states: Sequence[Tensor] = (),
 ) -> list[Trace]:
     """Both divergences at every token of the `responses` of one seed, in the order of the prompts.
 
-    `source` says whose samples they are: the student's `own`, or the `teacher`'s.
+    `source` says whose samples they are: the student's `own`, or the `teacher`'s. `states` are the last hidden states
+    [T, H] of the model that wrote them, where its decode kept them; without them it reads them once more.
     """
     student.eval()
     teacher.eval()
-    rows = [(prompt, response.ids) for prompt, response in zip(prompts, responses, strict=True)]
+    rows = zip(prompts, responses, strict=True)
     examples = [Example(i, prompt, ids, "") for i, (prompt, ids) in enumerate(rows)]
     examples.sort(key=lambda e: len(e.prompt_ids) + len(e.response_ids))
     traces: dict[int, Trace] = {}
     for start in range(0, len(examples), batch_size):
         group = examples[start : start + batch_size]
-        stored = [responses[example.index].hidden for example in group]
+        stored = [states[example.index] for example in group] if states else []
         reverse, forward = divergences(
             student,
             teacher,
@@ -90,7 +92,7 @@ def trace(
 
 def hidden_states(model: PreTrainedModel, group: Sequence[Example], stored: Sequence[Tensor]) -> Tensor:
     """The last hidden states that predict the group's response tokens, row after row, [tokens, H]; `stored` if kept."""
-    if stored and all(len(each) for each in stored):
+    if stored:
         return torch.cat(list(stored)).to(model.device)
     batch = {name: values.to(model.device) for name, values in collate(group).items()}
     # The token at position t is predicted from position t - 1. Right padding needs no mask in a causal model.

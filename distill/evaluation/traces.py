@@ -1,6 +1,6 @@
-"""Sampled responses with the divergence between student q and teacher p at each token, and their means.
+"""Sampled responses, and the divergence between student q and teacher p at each of their tokens, as files.
 
-Written once by the stage that runs the models (`divergence.py`); reading them needs no model.
+Written by the stages that run the models (`divergence.py`); reading them needs no model.
 """
 
 from __future__ import annotations
@@ -8,33 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import stdev
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distill.project.errors import DataError
 from distill.project.files import replace_file
-from distill.project.randomness import key
-from distill.scoring.names import REFERENCE_METHOD
-from distill.scoring.statistics import (
-    Array,
-    compare_statistic,
-    comparison_entry,
-    interval_entry,
-    ratio,
-    statistic_interval,
-)
 
 Source = Literal["own", "teacher"]
 Direction = Literal["reverse_kl", "forward_kl"]
 
-_DIGITS = 4
-_SCHEMA = pa.schema(
+_TRACES = pa.schema(
     [
-        ("method", pa.string()),
         ("source", pa.string()),
         ("prompt", pa.int32()),
         ("seed", pa.int64()),
@@ -42,6 +28,7 @@ _SCHEMA = pa.schema(
         ("forward_kl", pa.list_(pa.float32())),
     ]
 )
+_SAMPLES = pa.schema([("prompt", pa.int32()), ("seed", pa.int64()), ("ids", pa.list_(pa.int32()))])
 
 
 @dataclass(frozen=True)
@@ -59,82 +46,46 @@ class Trace:
 Traces = Mapping[Source, Sequence[Trace]]
 """A student's own samples and the teacher's, for the same prompts and seeds."""
 
-# The two that the literature calls reverse and forward KL first, then the crossed ones.
-QUANTITIES: dict[str, tuple[Source, Direction]] = {
-    "reverse_kl": ("own", "reverse_kl"),
-    "forward_kl": ("teacher", "forward_kl"),
-    "reverse_kl_on_teacher_samples": ("teacher", "reverse_kl"),
-    "forward_kl_on_own_samples": ("own", "forward_kl"),
-}
+Samples = Mapping[int, Sequence[list[int]]]
+"""Seed to the token ids of one response for each prompt."""
 
 
-def write_traces(path: Path, traces: Mapping[str, Traces]) -> None:
-    """Write the traces of every method as one Parquet file."""
+def write_traces(path: Path, traces: Traces) -> None:
+    """Write the traces of one model as a Parquet file."""
+    rows = [{"source": source, **asdict(trace)} for source, each in traces.items() for trace in each]
+    with replace_file(path) as aside:
+        pq.write_table(pa.Table.from_pylist(rows, schema=_TRACES), aside)
+
+
+def read_traces(path: Path) -> Traces:
+    """The traces of one model. Raises: DataError when there is no such file."""
+    traces: dict[Source, list[Trace]] = {"own": [], "teacher": []}
+    for row in _rows(path):
+        traces[row.pop("source")].append(Trace(**row))
+    return traces
+
+
+def write_samples(path: Path, samples: Samples) -> None:
+    """Write the responses of one model as a Parquet file."""
     rows = [
-        {"method": method, "source": source, **asdict(trace)}
-        for method, by_source in traces.items()
-        for source, each in by_source.items()
-        for trace in each
+        {"prompt": prompt, "seed": seed, "ids": ids}
+        for seed, responses in samples.items()
+        for prompt, ids in enumerate(responses)
     ]
     with replace_file(path) as aside:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), aside)
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SAMPLES), aside)
 
 
-def read_traces(path: Path) -> dict[str, Traces]:
-    """The traces of every method. Raises: DataError when there is no such file."""
+def read_samples(path: Path) -> Samples:
+    """The responses of one model. Raises: DataError when there is no such file."""
+    samples: dict[int, list[list[int]]] = {}
+    for row in _rows(path):
+        samples.setdefault(row["seed"], []).append(row["ids"])
+    return samples
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise DataError(f"{path} does not exist; run `dvc repro` to make it")
-    traces: dict[str, dict[Source, list[Trace]]] = {}
-    for row in pq.read_table(path).to_pylist():
-        method, source = row.pop("method"), row.pop("source")
-        traces.setdefault(method, {"own": [], "teacher": []})[source].append(Trace(**row))
-    return dict(traces)
-
-
-def nats_and_tokens(traces: Sequence[Trace], direction: Direction) -> Array:
-    """Sums over the samples of each prompt, [N, 2]: nats of the divergence, and tokens."""
-    sums = np.zeros((1 + max(trace.prompt for trace in traces), 2))
-    for trace in traces:
-        values = trace.reverse_kl if direction == "reverse_kl" else trace.forward_kl
-        sums[trace.prompt] += (sum(values), len(values))
-    return sums
-
-
-def summarize(traces: Mapping[str, Traces], seed: int) -> dict[str, Any]:
-    """`models`: nats a token of each method for each of `QUANTITIES`; `against`: MiniLLM against each.
-
-    Means with their 95 % interval over prompts and their std over sampling seeds.
-    """
-    models = {method: _summarize_one(by_source, seed) for method, by_source in traces.items()}
-    against: dict[str, Any] = {}
-    for method in traces:
-        if REFERENCE_METHOD in traces and method != REFERENCE_METHOD:
-            against[method] = {
-                name: comparison_entry(
-                    compare_statistic(
-                        nats_and_tokens(traces[REFERENCE_METHOD][source], direction),
-                        nats_and_tokens(traces[method][source], direction),
-                        ratio,
-                        key(seed, "divergence comparison", method, name),
-                        lower_is_better=True,
-                    )
-                )
-                for name, (source, direction) in QUANTITIES.items()
-            }
-    return {"models": models, "against": against}
-
-
-def _summarize_one(traces: Traces, seed: int) -> dict[str, Any]:
-    found = {}
-    for name, (source, direction) in QUANTITIES.items():
-        sums = nats_and_tokens(traces[source], direction)
-        low, high = statistic_interval(sums, ratio, key(seed, "divergence interval", name))
-        by_seed = [
-            float(ratio(nats_and_tokens([t for t in traces[source] if t.seed == s], direction).sum(axis=0)))
-            for s in sorted({trace.seed for trace in traces[source]})
-        ]
-        found[name] = {
-            **interval_entry(float(ratio(sums.sum(axis=0))), (low, high)),
-            "std": round(stdev(by_seed) if len(by_seed) > 1 else 0.0, _DIGITS),
-        }
-    return found
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows

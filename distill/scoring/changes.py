@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from math import hypot
 from typing import Any, Literal
 
+from distill.scoring.directions import direction
+
 Verdict = Literal["worse", "better", "changed", "within noise", "new", "gone"]
 VERDICTS: tuple[Verdict, ...] = ("worse", "better", "changed", "new", "gone", "within noise")
 """In the order that a reader wants them."""
 
-_HIGHER_IS_BETTER = {"rouge_l", "rouge_l_by_length", "exact_match", "accuracy", "judge"}
-_LOWER_IS_BETTER = {"loss", "kl", "ece", "error", "error_a_token"}
 # 95 % of a normal distribution, where a metric tells its standard deviation and no interval.
 _DEVIATIONS = 1.96
 
@@ -68,12 +68,6 @@ class Change:
         if wanted == 0:
             return "changed"
         return "better" if (low > 0) == (wanted > 0) else "worse"
-
-
-def direction(name: str) -> int:
-    """1 where a higher value of the metric is better, -1 where a lower one is, 0 where neither is."""
-    parts = set(name.split("."))
-    return bool(parts & _HIGHER_IS_BETTER) - bool(parts & _LOWER_IS_BETTER)
 
 
 def values(content: Any, name: str) -> Iterator[tuple[str, Value]]:

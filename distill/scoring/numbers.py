@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from distill.evaluation.calibration import BINS
+from distill.analyses.calibration import BINS
 from distill.scoring.names import CALIBRATION, EXPOSURE, KL, label
 from distill.scoring.results import StudentTable
 from distill.scoring.tables import Cell, ResultTable, TableRow
@@ -49,6 +49,7 @@ def by_analysis(experiment: StudentTable, metrics: Mapping[str, Any]) -> ResultT
         "Forward KL": (KL, "forward_kl", 3),
         "Excess error, %": (EXPOSURE, "error", 1),
         "Excess a token, %": (EXPOSURE, "error_a_token", 1),
+        "Excess as released, %": (EXPOSURE, "error_as_released", 1),
     }
     rows = []
     for model in experiment.models:
@@ -64,7 +65,8 @@ def by_analysis(experiment: StudentTable, metrics: Mapping[str, Any]) -> ResultT
         rows=tuple(rows),
         notes=(
             "KL in nats a token: reverse on the model's own samples, forward on the teacher's. Excess error: see "
-            "exposure bias. Accuracy and expected calibration error by the probabilities of the label words, in "
+            "exposure bias; as released: what the authors' code computes. Accuracy and expected calibration error by "
+            "the probabilities of the label words, in "
             f"{BINS} bins; word mass is what those words had together.",
         ),
     )

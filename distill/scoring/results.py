@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,26 @@ from distill.project.files import read_json
 from distill.project.randomness import key
 from distill.project.settings import lookup, read_yaml
 from distill.scoring import statistics
-from distill.scoring.names import CALIBRATION, EXPOSURE, KL, LENGTHS, LOSS, REFERENCE_METHOD, RESERVED, TEACHER
+from distill.scoring.names import (
+    CALIBRATION,
+    EXPOSURE,
+    KL,
+    LENGTHS,
+    LOSS,
+    REFERENCE_METHOD,
+    RESERVED,
+    TEACHER,
+    label,
+)
+from distill.scoring.paired import compare_scores
 
 _METRICS = ("rouge_l", "exact_match", "response_tokens", "truncated", "distinct_4", "repeated_4")
+EXPOSURE_METRICS = ("error", "error_a_token", "error_as_released")
 _DIGITS = 4
 
 Metrics = dict[str, dict[str, dict[str, Any]]]
 Analyses = Mapping[str, Mapping[str, Any]]
-"""Analysis (`divergence`, `exposure`, `calibration`, `loss`, `lengths`) to the content of its file."""
-
-ANALYSES = ("divergence", "exposure", "calibration", "loss", "lengths")
+"""Analysis (`divergence`, `exposure`, `calibration`, `loss`, `lengths`) to what `distill/analyses/` made of it."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,8 @@ class StudentTable:
     seed: int
     judged: tuple[str, ...] = ()
     """The sets an LLM judges answers to; none while the judge is off."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """What tables call a model, where params.yaml says so."""
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -71,8 +84,16 @@ def read_student(params: Path, student: str) -> StudentTable:
         methods=tuple(str(name) for name in lookup(content, "methods", params)),
         sets=sets,
         seed=int(lookup(content, "seed", params)),
+        labels=_labels(content.get("labels"), params),
         judged=tuple(name for name in content.get("judge", {}).get("datasets", []) if name in sets),
     )
+
+
+def _labels(content: Any, params: Path) -> dict[str, str]:
+    labels = {} if content is None else content
+    if not isinstance(labels, dict) or not all(isinstance(each, str) for each in labels.values()):
+        raise SettingsError(f"{params}: `labels` must give a text for each name; write e.g. `labels: {{kd: My KD}}`")
+    return labels
 
 
 def _cell(score: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -104,15 +125,6 @@ def read_scores(experiment: StudentTable, root: Path) -> dict[str, dict[str, Any
     return scores
 
 
-def read_analyses(experiment: StudentTable, root: Path) -> Analyses:
-    """The analyses of one student: name → content of analyses/<student>/<name>.json below `root`.
-
-    Raises: DataError when one is missing.
-    """
-    folder = root / "analyses" / experiment.student
-    return {name: read_json(folder / f"{name}.json") for name in ANALYSES}
-
-
 def metrics(
     experiment: StudentTable, scores: Mapping[str, Mapping[str, Any]], analyses: Analyses, root: Path
 ) -> Metrics:
@@ -137,7 +149,7 @@ def metrics(
             gathered[model][KL] = analyses["divergence"]["models"][model]
         if model in analyses["exposure"]["models"]:
             found = analyses["exposure"]["models"][model]
-            gathered[model][EXPOSURE] = {part: found[part] for part in ("error", "error_a_token")}
+            gathered[model][EXPOSURE] = {part: found[part] for part in EXPOSURE_METRICS}
         gathered[model][CALIBRATION] = {
             name: {part: content["models"][model][part] for part in ("accuracy", "ece", "word_mass")}
             for name, content in analyses["calibration"].items()
@@ -147,40 +159,75 @@ def metrics(
 
 def significance(
     experiment: StudentTable, scores: Mapping[str, Mapping[str, Any]], analyses: Analyses
-) -> dict[str, Any]:
-    """MiniLLM against every other model on the same prompts: model → set → difference and verdict of MiniLLM.
+) -> dict[str, dict[str, Any]]:
+    """Every model as reference against every other on the same prompts: reference → model → set → comparison.
 
-    The analyses' comparisons stand beside the sets, under their names. Empty where params.yaml does not name MiniLLM.
+    Difference and verdict are the reference's. The analyses' comparisons stand beside the sets, under their names.
     """
-    if REFERENCE_METHOD not in experiment.methods:
-        return {}
-    verdicts: dict[str, Any] = {}
+    compared = {
+        name: compare_scores(
+            {model: scores[model][name]["per_example"] for model in experiment.models},
+            partial(_seed, experiment.seed, name),
+        )
+        for name in experiment.sets
+    }
+    verdicts: dict[str, dict[str, Any]] = {}
+    for a in experiment.models:
+        verdicts[a] = {}
+        for b in (model for model in experiment.models if model != a):
+            own = {name: entries[a][b] for name, entries in compared.items()}
+            for name, analysis in ((KL, "divergence"), (EXPOSURE, "exposure")):
+                if b in analyses[analysis]["against"].get(a, {}):
+                    own[name] = analyses[analysis]["against"][a][b]
+            for name, analysis in ((CALIBRATION, "calibration"), (LOSS, "loss"), (LENGTHS, "lengths")):
+                own[name] = {each: content["against"][a][b] for each, content in analyses[analysis].items()}
+            verdicts[a][b] = own
+    return verdicts
+
+
+def _seed(seed: int, name: str, model: str) -> int:
+    return key(seed, "comparison", model, name)
+
+
+def of_reference_method(verdicts: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of results/<student>.significance.json: MiniLLM as the only reference; empty without MiniLLM."""
+    return {name: each for name, each in verdicts.items() if name == REFERENCE_METHOD}
+
+
+def described(experiment: StudentTable, root: Path) -> dict[str, dict[str, str]]:
+    """Each model's `label`, and where its training `tokens` come from as its checkpoint says; "" where it does not."""
+    found = {}
     for model in experiment.models:
-        if model == REFERENCE_METHOD:
-            continue
-        verdicts[model] = {}
-        for name in experiment.sets:
-            compared = statistics.compare(
-                scores[REFERENCE_METHOD][name]["per_example"],
-                scores[model][name]["per_example"],
-                key(experiment.seed, "comparison", model, name),
-            )
-            verdicts[model][name] = statistics.comparison_entry(compared)
-        for name, analysis in ((KL, "divergence"), (EXPOSURE, "exposure")):
-            if model in analyses[analysis]["against"]:
-                verdicts[model][name] = analyses[analysis]["against"][model]
-        for name, analysis in ((CALIBRATION, "calibration"), (LOSS, "loss"), (LENGTHS, "lengths")):
-            verdicts[model][name] = {each: content["against"][model] for each, content in analyses[analysis].items()}
-    return {REFERENCE_METHOD: verdicts}
+        path = root / "runs" / experiment.home(model) / model / "meta.json"
+        meta = read_json(path) if path.exists() else {}
+        found[model] = {
+            "label": experiment.labels.get(model) or label(model),
+            "tokens": str(meta.get("tokens") or ""),
+        }
+    return found
 
 
-def summary(gathered: Metrics, verdicts: Mapping[str, Any], analyses: Analyses, note: str) -> dict[str, Any]:
+def summary(
+    gathered: Metrics,
+    verdicts: Mapping[str, Any],
+    analyses: Analyses,
+    models: Mapping[str, Mapping[str, str]],
+    note: str,
+) -> dict[str, Any]:
     """What the report draws of one student, beside curves and samples: the content of analyses/<student>/summary.json.
 
     `note` is `recipe.note` of the family's profile.
     """
-    drawn = {name: analyses[name] for name in ("exposure", "calibration", "lengths")}
-    return {"note": note, "metrics": gathered, "significance": verdicts, **drawn}
+    drawn = {"exposure": _drawn(analyses["exposure"])}
+    drawn |= {
+        name: {each: _drawn(content) for each, content in analyses[name].items()} for name in ("calibration", "lengths")
+    }
+    return {"note": note, "models": models, "metrics": gathered, "significance": verdicts, **drawn}
+
+
+def _drawn(analysis: Mapping[str, Any]) -> dict[str, Any]:
+    """An analysis without its comparisons, which stand under `significance`."""
+    return {part: content for part, content in analysis.items() if part != "against"}
 
 
 def plot_rows(experiment: StudentTable, gathered: Metrics) -> str:

@@ -6,7 +6,7 @@ Training the models again with another seed moves the numbers too; several train
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,18 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.project.errors import DataError
+from distill.scoring.draws import exchanging, resampled, signed
 
 Scores = Sequence[Sequence[float]]
 Array = NDArray[np.float64]
 Verdict = Literal["better", "not distinguishable", "worse"]
 
-_DRAWS = 5_000
+DRAWS = 5_000
 _LEVEL = 0.95
-_DRAWS_A_BLOCK = 500
 _DIGITS = 4
 
 
-def _matrix(scores: Scores, name: str) -> Array:
+def score_matrix(scores: Scores, name: str) -> Array:
+    """Scores as an array [S, N]. Raises: DataError, naming them, when they are not one row of numbers a seed."""
     matrix = np.array(scores, dtype=np.float64) if len({len(row) for row in scores}) == 1 else np.empty((0, 0))
     if matrix.size == 0:
         raise DataError(f"{name} must be one row of example scores for each seed, all of one length; score again")
@@ -37,32 +38,17 @@ def _percentiles(values: Array, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _counts(generator: np.random.Generator, rows: int, draws: int) -> Array:
-    """How often each of `rows` rows occurs in each of `draws` samples of that size, [draws, rows]."""
-    return generator.multinomial(rows, np.full(rows, 1 / rows), size=draws).astype(np.float64)
-
-
-def _blocks(draws: int) -> Iterator[tuple[slice, int]]:
-    """The draws in blocks, so that draws × prompts never stand in memory at once."""
-    for start in range(0, draws, _DRAWS_A_BLOCK):
-        stop = min(start + _DRAWS_A_BLOCK, draws)
-        yield slice(start, stop), stop - start
-
-
-def bootstrap_interval(scores: Scores, seed: int, draws: int = _DRAWS, level: float = _LEVEL) -> tuple[float, float]:
+def bootstrap_interval(scores: Scores, seed: int, draws: int = DRAWS, level: float = _LEVEL) -> tuple[float, float]:
     """Percentile interval of the mean score over examples and seeds.
 
     Draws examples and, independently, seeds with replacement (the crossed or "pigeonhole" bootstrap, Owen
     2007, doi:10.1214/07-AOAS122): somewhat wide where sampling noise within a prompt dominates.
     """
-    matrix = _matrix(scores, "the scores")
+    matrix = score_matrix(scores, "the scores")
     seeds, examples = matrix.shape
-    generator = np.random.default_rng(seed)
     means = np.empty(draws)
     # how often each row is drawn, rather than which: the mean is then two small products
-    for block, size in _blocks(draws):
-        by_example = _counts(generator, examples, size)
-        by_seed = _counts(generator, seeds, size)
+    for block, (by_example, by_seed) in resampled(seed, examples, seeds, draws):
         drawn = ((by_example @ matrix.T) * by_seed).sum(axis=1)
         means[block] = drawn / (seeds * examples)
     return _percentiles(means, level)
@@ -102,7 +88,7 @@ def compare(
     a: Scores,
     b: Scores,
     seed: int,
-    draws: int = _DRAWS,
+    draws: int = DRAWS,
     level: float = _LEVEL,
     lower_is_better: bool = False,
 ) -> Comparison:
@@ -112,7 +98,7 @@ def compare(
     prompts; their differences are then drawn with replacement (interval) or given random signs (p-value).
     Raises: DataError when the two were not scored on the same number of prompts.
     """
-    mean_a, mean_b = _matrix(a, "the scores of A").mean(axis=0), _matrix(b, "the scores of B").mean(axis=0)
+    mean_a, mean_b = score_matrix(a, "the scores of A").mean(axis=0), score_matrix(b, "the scores of B").mean(axis=0)
     if mean_a.shape != mean_b.shape:
         raise DataError(
             f"{len(mean_a)} prompts cannot be compared with {len(mean_b)}; score both models on the same set"
@@ -120,18 +106,21 @@ def compare(
     differences = mean_a - mean_b
     count = len(differences)
     observed = float(differences.mean())
-    generator = np.random.default_rng(seed)
     drawn, flipped = np.empty(draws), np.empty(draws)
-    for block, size in _blocks(draws):
-        drawn[block] = _counts(generator, count, size) @ differences / count
-        signs = 2 * generator.integers(0, 2, size=(size, count), dtype=np.int8) - 1
+    for block, (counts, signs) in signed(seed, count, draws):
+        drawn[block] = counts @ differences / count
         flipped[block] = signs @ differences / count
     standard_error = float(differences.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
-    return _comparison(observed, standard_error, drawn, flipped, level, lower_is_better)
+    return comparison(observed, standard_error, drawn, flipped, lower_is_better, level)
 
 
-def _comparison(
-    observed: float, standard_error: float, drawn: Array, permuted: Array, level: float, lower_is_better: bool
+def comparison(
+    observed: float,
+    standard_error: float,
+    drawn: Array,
+    permuted: Array,
+    lower_is_better: bool,
+    level: float = _LEVEL,
 ) -> Comparison:
     """What bootstrap draws of the difference and its values under permutation say about `observed`."""
     low, high = _percentiles(drawn, level)
@@ -155,15 +144,15 @@ def ratio(sums: Array) -> Array:
 
 
 def statistic_interval(
-    columns: Array, statistic: Statistic, seed: int, draws: int = _DRAWS, level: float = _LEVEL
+    columns: Array, statistic: Statistic, seed: int, draws: int = DRAWS, level: float = _LEVEL
 ) -> Array:
     """Percentile interval, low and high first, of a statistic of the column sums of `columns` [N, K].
 
     Prompts are drawn with replacement. A prompt is drawn with all its responses, so what they share does not
     make the interval too narrow.
     """
-    generator = np.random.default_rng(seed)
-    drawn = np.concatenate([statistic(_counts(generator, len(columns), size) @ columns) for _, size in _blocks(draws)])
+    # One seed is always drawn once, which takes no random number: the draws are those of a single row of scores.
+    drawn = np.concatenate([statistic(counts @ columns) for _, (counts, _) in resampled(seed, len(columns), 1, draws)])
     interval: Array = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return interval
 
@@ -173,7 +162,7 @@ def compare_statistic(
     b: Array,
     statistic: Statistic,
     seed: int,
-    draws: int = _DRAWS,
+    draws: int = DRAWS,
     level: float = _LEVEL,
     lower_is_better: bool = False,
 ) -> Comparison:
@@ -185,12 +174,10 @@ def compare_statistic(
     count = len(a)
     if count != len(b):
         raise DataError(f"{count} prompts cannot be compared with {len(b)}; measure both models on the same")
-    generator = np.random.default_rng(seed)
     drawn, permuted = np.empty(draws), np.empty(draws)
-    for block, size in _blocks(draws):
-        counts = _counts(generator, count, size)
+    for block, (counts, exchanged) in exchanging(seed, count, draws):
         drawn[block] = statistic(counts @ a) - statistic(counts @ b)
-        moved = generator.integers(0, 2, size=(size, count)).astype(np.float64) @ (b - a)
+        moved = exchanged @ (b - a)
         permuted[block] = statistic(a.sum(axis=0) + moved) - statistic(b.sum(axis=0) - moved)
     observed = float(statistic(a.sum(axis=0)) - statistic(b.sum(axis=0)))
-    return _comparison(observed, float(drawn.std(ddof=1)), drawn, permuted, level, lower_is_better)
+    return comparison(observed, float(drawn.std(ddof=1)), drawn, permuted, lower_is_better, level)

@@ -14,16 +14,8 @@ import numpy as np
 
 from distill.project.randomness import key
 from distill.scoring.diversity import repeated_share
-from distill.scoring.names import REFERENCE_METHOD
-from distill.scoring.statistics import (
-    Array,
-    bootstrap_interval,
-    compare,
-    comparison_entry,
-    interval_entry,
-    ratio,
-    statistic_interval,
-)
+from distill.scoring.paired import compare_scores, joined
+from distill.scoring.statistics import Array, bootstrap_interval, interval_entry, ratio, statistic_interval
 
 BUCKETS = {"0-5": range(6), "6-10": range(6, 11), "11+": range(11, 2**31)}
 """Name to reference lengths in tokens; those of the paper."""
@@ -44,7 +36,7 @@ class Answered:
 
 
 def summarize(answered: Mapping[str, Answered], reference_tokens: Sequence[int], seed: int) -> dict[str, Any]:
-    """One evaluation set: `references`, then `models` with intervals, and `against`: MiniLLM against each.
+    """One evaluation set: `references`, then `models` with intervals, and `against`: each against each other.
 
     `reference_tokens` [N] are the lengths of the first references. A bucket that no reference falls into is left out.
     """
@@ -53,7 +45,6 @@ def summarize(answered: Mapping[str, Answered], reference_tokens: Sequence[int],
     members = {name: np.flatnonzero(each) for name, each in inside.items() if each.any()}
     repeats = {model: repetition(each.texts) for model, each in answered.items()}
     models: dict[str, Any] = {}
-    against: dict[str, Any] = {}
     for model, each in answered.items():
         seeds = key(seed, "lengths interval", model)
         models[model] = {
@@ -61,12 +52,14 @@ def summarize(answered: Mapping[str, Answered], reference_tokens: Sequence[int],
             "response_tokens": {**_mean_entry(each.tokens, seeds), **_quantiles(each.tokens)},
             **({"repeated_4": _ratio_entry(repeats[model], seeds)} if len(repeats[model]) else {}),
         }
-        if REFERENCE_METHOD in answered and model != REFERENCE_METHOD:
-            seeds, own = key(seed, "lengths comparison", model), answered[REFERENCE_METHOD].rouge_l
-            against[model] = {
-                name: comparison_entry(compare(own[:, places].tolist(), each.rouge_l[:, places].tolist(), seeds))
-                for name, places in members.items()
-            }
+    compared = {
+        name: compare_scores(
+            {model: each.rouge_l[:, places].tolist() for model, each in answered.items()},
+            lambda model: key(seed, "lengths comparison", model),
+        )
+        for name, places in members.items()
+    }
+    against = joined(compared, answered)
     counts = {name: len(places) for name, places in members.items()}
     # Responses count their end-of-sequence token, so their references do so too where lengths are compared.
     return {"references": {"examples": counts, **_quantiles(lengths + 1)}, "models": models, "against": against}

@@ -1,56 +1,25 @@
 """Calibration by label words (paper Table 2): how right a model is, and whether it is as sure as it is right.
 
-A prompt's answer is one of K words. The model's prediction is the most probable of them as the beginning of its
-response; its confidence is that word's probability among the K. The paper states neither the bins of its
-expected calibration error nor whether it normalises over the words, so its numbers are no target; `word_mass`,
-what the words had before normalising, says whether the model took the question as one of them at all.
+The paper states neither the bins of its expected calibration error nor whether it normalises over the words, so its
+numbers are no target. What the models were asked stands in `distill/evaluation/predictions.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.evaluation.predictions import Predictions
 from distill.project.randomness import key
-from distill.scoring.names import REFERENCE_METHOD
-from distill.scoring.statistics import (
-    Array,
-    compare,
-    compare_statistic,
-    comparison_entry,
-    interval_entry,
-    statistic_interval,
-)
+from distill.scoring.directions import lower_is_better
+from distill.scoring.paired import compare_scores, compare_statistics, joined
+from distill.scoring.statistics import Array, bootstrap_interval, interval_entry, statistic_interval
 
 BINS = 10
 _DIGITS = 4
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What one model makes of N labelled prompts."""
-
-    correct: Array
-    """1 where the most probable word is the answer, [N]."""
-    confidence: Array
-    """Probability of that word among the label words, [N]."""
-    word_mass: Array
-    """Probability of all label words together, [N]."""
-
-
-def predict(logprobs: Array, answers: Sequence[int]) -> Predictions:
-    """From log q of each word [N, K] and the index of each right one."""
-    probabilities = np.exp(logprobs)
-    mass = probabilities.sum(axis=1)
-    # Shifted first, so that words of tiny probability still have a share.
-    shares = np.exp(logprobs - logprobs.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
-    chosen = shares.argmax(axis=1)
-    return Predictions((chosen == np.array(answers)).astype(np.float64), shares.max(axis=1), mass)
 
 
 def bins_of(confidence: Array) -> NDArray[np.int64]:
@@ -89,20 +58,20 @@ def reliability(predictions: Predictions) -> list[dict[str, float]]:
 
 def summarize(predictions: Mapping[str, Predictions], seed: int) -> dict[str, Any]:
     """`models`: accuracy, ECE and word mass (x 100, with 95 % intervals over prompts) and the reliability diagram;
-    `against`: MiniLLM against each other on the same prompts.
+    `against`: each model against each other on the same prompts.
     """
     models = {model: _one(each, key(seed, "calibration interval", model)) for model, each in predictions.items()}
-    against: dict[str, Any] = {}
-    for model, each in predictions.items():
-        if REFERENCE_METHOD in predictions and model != REFERENCE_METHOD:
-            own, seeds = predictions[REFERENCE_METHOD], key(seed, "calibration comparison", model)
-            against[model] = {
-                "accuracy": comparison_entry(compare(_scores(own), _scores(each), seeds)),
-                "ece": comparison_entry(
-                    compare_statistic(gaps(own), gaps(each), calibration_error, seeds, lower_is_better=True)
-                ),
-            }
-    return {"models": models, "against": against}
+
+    def seeds(model: str) -> int:
+        return key(seed, "calibration comparison", model)
+
+    compared = {
+        "accuracy": compare_scores({model: _scores(each) for model, each in predictions.items()}, seeds),
+        "ece": compare_statistics(
+            {model: gaps(each) for model, each in predictions.items()}, calibration_error, seeds, lower_is_better("ece")
+        ),
+    }
+    return {"models": models, "against": joined(compared, predictions)}
 
 
 def _scores(predictions: Predictions) -> list[list[float]]:
