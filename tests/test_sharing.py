@@ -228,7 +228,7 @@ def test_words_of_a_model_steer_no_terminal() -> None:
 
 
 def test_chat_without_models_says_what_to_do(project: Path, tmp_path: Path) -> None:
-    for name in ("params.yaml", "profiles", "distill", "stages"):
+    for name in ("params.yaml", "profiles", "distill", "commands"):
         source = project / name
         (tmp_path / name).symlink_to(source)
     process = start(tmp_path, sys.executable, "-m", "commands.chat", "small")
