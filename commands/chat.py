@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.project.errors import SettingsError, Terminated, run_stage
+from distill.project.files import read_json
 from distill.project.randomness import key
 from distill.project.settings import parse
 from distill.project.table import PARAMS, read_table
+from distill.scoring import results
 from distill.scoring.names import TEACHER, label
 
 if TYPE_CHECKING:
@@ -70,12 +72,14 @@ def _talk(student: str, folders: dict[str, Path], absent: list[str], arguments: 
     if arguments.temperature is not None:
         sampling = parse({**sampling.model_dump(), "temperature": arguments.temperature}, type(sampling), "the command")
     speakers = {name: load_speaker(folder, experiment.dtype) for name, folder in folders.items()}
+    known = results.labels_of(PARAMS, student)
+    labels = {name: known.get(name) or label(name, read_json(path / "meta.json")) for name, path in folders.items()}
     decoding = ", ".join(f"{name} {value:g}" for name, value in sampling.model_dump().items())
     console.print(f"All answer with the same decoding ({decoding}) and the same random numbers. Ctrl-D ends.")
     for number, (instruction, given) in enumerate(_questions(console)):
         draw = key(arguments.seed, "chat", number)
         answers = {n: speaker.answer(instruction, given, sampling, draw) for n, speaker in speakers.items()}
-        _show(console, answers)
+        _show(console, answers, labels)
 
 
 def _questions(console: Console) -> Iterator[tuple[str, str]]:
@@ -102,7 +106,7 @@ def _visible(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
-def _show(console: Console, answers: dict[str, str]) -> None:
+def _show(console: Console, answers: dict[str, str], labels: dict[str, str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -112,7 +116,7 @@ def _show(console: Console, answers: dict[str, str]) -> None:
     for start in range(0, len(named), across):
         drawn = Table(expand=True)
         for name, _ in named[start : start + across]:
-            drawn.add_column(Text(label(name)), ratio=1, overflow="fold")
+            drawn.add_column(Text(labels[name]), ratio=1, overflow="fold")
         drawn.add_row(*(Text(_visible(text)) for _, text in named[start : start + across]))
         console.print(drawn)
 

@@ -35,7 +35,7 @@ def main() -> None:
             continue
         if not path.is_file():
             raise SettingsError(f"{path} does not exist; build it with `make repro`, or name another student")
-        table = paper.build(printed, student, read_json(path))
+        table = paper.build(printed, student, read_json(path), results.labels_of(PARAMS, student))
         if table is None:
             shared = ", ".join(printed.sets)
             print(f"{student}: evaluated on none of the paper's sets; add some to datasets: {shared}.")

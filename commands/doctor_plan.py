@@ -172,6 +172,7 @@ class _Planner:
         response = prompt.max_response_tokens if loss == "own samples" else lengths.longest_response
         # The row of the longest response: most logits, and with what is left to its prompt most tokens.
         before = lengths.longest_prompt if loss == "own samples" else lengths.longest_sequence - response
+        validated = lengths.valid or (0 if lengths.known else 1000)
         width = _WIDTHS[recipe.dtype]
         held = (self.profile.hardware.model_dump().get("teacher") or {}).get("dtype") or recipe.dtype
         return PlannedRun(
@@ -183,7 +184,8 @@ class _Planner:
             response=response,
             width=width,
             teacher_width=_WIDTHS[held],
-            validated=lengths.valid or (0 if lengths.known else 1000),
+            validated=validated,
+            validated_tokens=lengths.validation_tokens(min(self.place.decode_batch, validated)),
             adapter=None if lora is None else student.adapter(lora.r, lora.targets is not None),
             decoded=lengths.longest_prompt + prompt.max_response_tokens,
             **more,

@@ -76,7 +76,9 @@ def read_job() -> Job | None:
     parser.add_argument("objective", help="a file or folder in distill/objectives")
     arguments = parser.parse_args()
     experiment, objective = read_experiment(arguments.student, arguments.section), load_objective(arguments.objective)
-    method = {"objective": arguments.objective.removesuffix(".py"), "tokens": "own samples"}
+    # MiniLLM's name says it; that of an objective of any tokens does not.
+    name = f"{objective.LABEL} on own samples" if hasattr(objective, "token_losses") else objective.LABEL
+    method = {"objective": arguments.objective.removesuffix(".py"), "tokens": "own samples", "label": name}
     if stand_in(experiment, method):
         return None
     return Job(experiment, objective, experiment.settings(with_objective(OnPolicySettings, objective)), method)

@@ -79,7 +79,8 @@ def read_job() -> Job | None:
     tokens = "data, with the teacher's distribution" if objective.NEEDS_TEACHER else "data"
     if arguments.teacher_samples:
         tokens = "teacher's samples"
-    method = {"objective": arguments.objective.removesuffix(".py"), "tokens": tokens}
+    name = f"{objective.LABEL} on the teacher's samples" if arguments.teacher_samples else objective.LABEL
+    method = {"objective": arguments.objective.removesuffix(".py"), "tokens": tokens, "label": name}
     if stand_in(experiment, method):
         return None
     kind = SampledRowsSettings if arguments.teacher_samples else SupervisedSettings

@@ -18,7 +18,7 @@ from distill.scoring import results
 
 
 def main() -> None:
-    """Write results/<student>.json, .significance.json and .csv, and analyses/<student>/ for the report and DVC."""
+    """Write results/<student>.json, .significance.json, .models.json and .csv, and analyses/<student>/ for the report and DVC."""
     parser = argparse.ArgumentParser(prog="python -m stages.results", description=__doc__.splitlines()[0])
     parser.add_argument("student")
     student = parser.parse_args().student
@@ -35,6 +35,7 @@ def main() -> None:
     write_text(folder / f"{student}.csv", results.plot_rows(experiment, metrics))
     drawn = Path("analyses") / student
     models = results.described(experiment, Path())
+    write_json(folder / f"{student}.models.json", models)
     write_json(drawn / "summary.json", results.summary(metrics, verdicts, analyses, models, note))
     write_curves(drawn, analyses)
 

@@ -108,7 +108,7 @@ def test_the_table_is_whole(tmp_path: Path) -> None:
     # averages over the five Rouge-L columns that other papers quote (20.0 for MiniLLM 120M without UnNI)
     row = paper.rows["GPT-2 120M"]["minillm"]
     assert round(sum(row[c] for c in ("D-RL", "SI-RL", "V-RL", "S-NI")) / 4, 1) == 20.0
-    assert build(paper, "llama-7b", {"sft": {}}) is None
+    assert build(paper, "llama-7b", {"sft": {}}, {}) is None
     cut = TABLE.read_text().replace("[58.4, 27.6,", "[27.6,")
     put(tmp_path / "cut.yaml", cut)
     with pytest.raises(DataError, match="needs 8 numbers"):

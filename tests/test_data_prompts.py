@@ -139,7 +139,7 @@ def test_a_prompt_to_be_cut_leaves_the_response_what_the_cut_prompt_would() -> N
     reader, limits = tokenizer(bos=False), settings(max_prompt_tokens=5, max_sequence_tokens=8)
     [(prompt_ids, response_ids)] = encode(reader, limits, ["abcdefghijklmnop"], ["0123456789"])
     [fitted] = fit_prompts(reader, limits, [prompt_ids])
-    assert reader.decode(fitted) + reader.decode(response_ids) == "abcde012"
+    assert reader.decode(fitted + response_ids) == "abcde012"
 
 
 def test_the_longest_sequence_is_of_training_or_of_generation() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from commands import doctor
 from commands.doctor_plan import placement
+from distill.data.audit import count_tokens
 from distill.objectives.minillm.settings import MiniLLMSettings
 from distill.preflight import speeds
 from distill.preflight.machine import Gpu, Machine, version_findings
@@ -108,9 +109,19 @@ def test_lengths_follow_both_limits(tmp_path: Path) -> None:
     counts = [{"mean": 4.5, "p95": 6, "max": 7}, {"mean": 9.5, "p95": 16, "max": 17}]
     split = {"kept": 7, "prompt_tokens": counts[0], "response_tokens": counts[1]}
     (tmp_path / "report.json").write_text(json.dumps({"splits": {"train": split, "valid": split}}))
-    assert read_lengths(tmp_path, two, None) == Lengths(7, 7, 4.5, 9.5, 7, 17, 20, 5.0, known=True)
+    assert read_lengths(tmp_path, two, None) == Lengths(7, 7, 4.5, 9.5, 7, 17, 20, 5.0, known=True, valid_p95=16)
     roomy = two.model_copy(update={"max_sequence_tokens": 99})
     assert read_lengths(tmp_path, roomy, None).longest_sequence == 24, "the data have no longer row"
+
+
+def test_a_validation_batch_holds_at_most_a_twentieth_of_the_longest_rows() -> None:
+    lengths = Lengths(None, 100, 6.0, 4.0, 6, 40, 46, 4.0, known=True, valid_p95=10)
+    assert lengths.validation_tokens(4) == 4 * 40
+    assert lengths.validation_tokens(32) == 5 * 40 + 27 * 10
+    assert replace(lengths, valid_p95=None).validation_tokens(32) == 32 * 40
+    # The bound holds for rows as the audit counts them, and is met by the worst of them.
+    rows = sorted([40] * 5 + [10] * 95)
+    assert sum(rows[-32:]) == lengths.validation_tokens(32) and count_tokens([[0] * n for n in rows]).p95 == 10
 
 
 def test_too_little_memory_stops_and_names_the_setting(examine: Callable[..., tuple[int, str]]) -> None:

@@ -94,6 +94,8 @@ class PlannedRun:
     """Rows: response tokens whose teacher states are kept in the CPU's memory."""
     validated: int = 0
     """Rows of the validation set."""
+    validated_tokens: int = 0
+    """Response tokens of its longest batch; 0: `response` in every row."""
     adapter: int | None = None
     """Parameters of a LoRA adapter; then nothing else is trained."""
     decoded: int = 0
@@ -164,7 +166,8 @@ def estimate(run: PlannedRun, place: Placement) -> Estimate:
     if run.validated:
         rows = min(place.decode_batch, run.validated)
         moments["validation, answers"] = {**held, **whole, **_decoding(run, place, None, rows)}
-        logits = 2 * rows * run.response * run.student.vocabulary * FLOAT32
+        tokens = run.validated_tokens or rows * run.response
+        logits = 2 * tokens * run.student.vocabulary * FLOAT32
         states = 4 * rows * (run.prompt + run.response) * max(run.student.hidden, run.student.ffn) * run.width
         moments["validation, loss"] = {**held, **whole, **_slack({"logits": logits, "hidden states": states})}
     if place.device == "cpu":

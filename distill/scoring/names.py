@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 TEACHER = "teacher"
 REFERENCE_METHOD = "minillm"
 """The method that is compared with every other model."""
@@ -10,18 +13,7 @@ REFERENCE_METHOD = "minillm"
 KL, EXPOSURE, CALIBRATION, LOSS, LENGTHS = "kl", "exposure", "calibration", "loss", "lengths"
 RESERVED = (KL, EXPOSURE, CALIBRATION, LOSS, LENGTHS)
 
-# How the literature writes the names; a method that is not here keeps its own.
-_LABELS = {
-    "teacher": "Teacher",
-    "sft": "SFT",
-    "kd": "KD",
-    "seqkd": "SeqKD",
-    "minillm": "MiniLLM",
-    "seqkd_multi": "SeqKD × k samples",
-    "single_step": "Single-step KL",
-}
 
-
-def label(model: str) -> str:
-    """The name of a model as the literature writes it."""
-    return _LABELS.get(model, model)
+def label(model: str, meta: Mapping[str, Any] | None = None) -> str:
+    """A model's name in tables: the one that its checkpoint's `meta` brings, else the name of its section."""
+    return str((meta or {}).get("label") or ("Teacher" if model == TEACHER else model))

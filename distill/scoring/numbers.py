@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from distill.analyses.calibration import BINS
-from distill.scoring.names import CALIBRATION, EXPOSURE, KL, label
+from distill.scoring.names import CALIBRATION, EXPOSURE, KL
 from distill.scoring.results import StudentTable
 from distill.scoring.tables import Cell, ResultTable, TableRow
 
@@ -30,7 +30,8 @@ def by_set(experiment: StudentTable, metrics: Mapping[str, Any], name: str) -> R
         columns=tuple(heading for heading, _ in shown.values()),
         rows=tuple(
             TableRow(
-                label(model), tuple(_cell(metrics[model][name].get(m), digits) for m, (_, digits) in shown.items())
+                experiment.label(model),
+                tuple(_cell(metrics[model][name].get(m), digits) for m, (_, digits) in shown.items()),
             )
             for model in experiment.models
         ),
@@ -57,7 +58,7 @@ def by_analysis(experiment: StudentTable, metrics: Mapping[str, Any]) -> ResultT
         cells = [_cell(own.get(part, {}).get(name), digits) for part, name, digits in columns.values()]
         for name in sets:
             cells += [_cell(own[CALIBRATION][name][metric], 1) for metric in ("accuracy", "ece", "word_mass")]
-        rows.append(TableRow(label(model), tuple(cells)))
+        rows.append(TableRow(experiment.label(model), tuple(cells)))
     headings = [f"{metric}, {name}" for name in sets for metric in ("Accuracy", "ECE", "Word mass")]
     return ResultTable(
         title="",

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from distill.project.errors import DataError
 from distill.project.settings import read_yaml
-from distill.scoring.names import TEACHER, label
+from distill.scoring.names import TEACHER
 from distill.scoring.tables import Cell, ResultTable, TableRow
 
 TABLE = Path(__file__).with_name("paper_table.yaml")
@@ -90,7 +90,7 @@ def compare(paper: Paper, student: str, results: Mapping[str, Any]) -> Iterator[
                     yield Compared(model, dataset, metric, number, score["mean"], (low, high))
 
 
-def build(paper: Paper, student: str, results: Mapping[str, Any]) -> ResultTable | None:
+def build(paper: Paper, student: str, results: Mapping[str, Any], labels: Mapping[str, str]) -> ResultTable | None:
     """A table of one student, None where it and the paper share no cell."""
     found = {(c.model, c.dataset, c.metric): c for c in compare(paper, student, results)}
     if not found:
@@ -99,7 +99,7 @@ def build(paper: Paper, student: str, results: Mapping[str, Any]) -> ResultTable
     models = list(dict.fromkeys(model for model, _, _ in found))
     who = paper.students[student]
     rows = [
-        TableRow(label(model), tuple(_cell(found.get((model, *column))) for column in columns), student)
+        TableRow(labels.get(model, model), tuple(_cell(found.get((model, *column))) for column in columns), student)
         for model in models
     ]
     counts = Counter(compared.verdict for compared in found.values())

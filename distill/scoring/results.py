@@ -52,12 +52,16 @@ class StudentTable:
     judged: tuple[str, ...] = ()
     """The sets an LLM judges answers to; none while the judge is off."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """What tables call a model, where params.yaml says so."""
+    """Model to its name in tables, where params.yaml or the last results say one."""
 
     @property
     def models(self) -> tuple[str, ...]:
         """The rows of the results table: the teacher, then the methods in the order of params.yaml."""
         return (TEACHER, *self.methods)
+
+    def label(self, model: str) -> str:
+        """A model's name in tables."""
+        return self.labels.get(model) or label(model)
 
     def home(self, model: str) -> str:
         """Who owns a model in the path grammar `<who>/<what>`: the family has the teacher."""
@@ -84,7 +88,7 @@ def read_student(params: Path, student: str) -> StudentTable:
         methods=tuple(str(name) for name in lookup(content, "methods", params)),
         sets=sets,
         seed=int(lookup(content, "seed", params)),
-        labels=_labels(content.get("labels"), params),
+        labels=labels_of(params, student),
         judged=tuple(name for name in content.get("judge", {}).get("datasets", []) if name in sets),
     )
 
@@ -94,6 +98,13 @@ def _labels(content: Any, params: Path) -> dict[str, str]:
     if not isinstance(labels, dict) or not all(isinstance(each, str) for each in labels.values()):
         raise SettingsError(f"{params}: `labels` must give a text for each name; write e.g. `labels: {{kd: My KD}}`")
     return labels
+
+
+def labels_of(params: Path, student: str) -> dict[str, str]:
+    """Model to its name in tables: that of params.yaml, else that of the last results, which need no checkpoint."""
+    path = params.parent / "results" / f"{student}.models.json"
+    last = {name: str(each["label"]) for name, each in read_json(path).items()} if path.is_file() else {}
+    return last | _labels(read_yaml(params).get("labels"), params)
 
 
 def _cell(score: Mapping[str, Any], seed: int) -> dict[str, Any]:
@@ -195,13 +206,17 @@ def of_reference_method(verdicts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def described(experiment: StudentTable, root: Path) -> dict[str, dict[str, str]]:
-    """Each model's `label`, and where its training `tokens` come from as its checkpoint says; "" where it does not."""
-    found = {}
+    """Each model's `label`, and where its training `tokens` come from as its checkpoint says; "" where it does not.
+
+    The content of results/<student>.models.json. A label of params.yaml counts before that of a checkpoint.
+    """
+    params, found = root / "params.yaml", {}
+    chosen = _labels(read_yaml(params).get("labels"), params)
     for model in experiment.models:
         path = root / "runs" / experiment.home(model) / model / "meta.json"
         meta = read_json(path) if path.exists() else {}
         found[model] = {
-            "label": experiment.labels.get(model) or label(model),
+            "label": chosen.get(model) or label(model, meta),
             "tokens": str(meta.get("tokens") or ""),
         }
     return found

@@ -11,7 +11,7 @@ from distill.judging.summary import shown as judged
 from distill.project.errors import DataError
 from distill.project.files import read_json
 from distill.project.settings import read_yaml
-from distill.scoring.names import KL, REFERENCE_METHOD, TEACHER, label
+from distill.scoring.names import KL, REFERENCE_METHOD, TEACHER
 from distill.scoring.results import StudentTable, read_student
 
 if TYPE_CHECKING:
@@ -157,7 +157,9 @@ def build(
         notes.append("Judge: the model's scores over the references' × 100, by an LLM.")
     against = ""
     if verdicts:
-        against = f"Against {reference_label or label(reference)} on the same prompts (paired bootstrap, 95 %): "
+        against = (
+            f"Against {reference_label or experiment.label(reference)} on the same prompts (paired bootstrap, 95 %): "
+        )
         against += "▼ below it, ▲ above it, ≈ not distinguishable."
         notes.append(against)
     return ResultTable(
@@ -165,7 +167,9 @@ def build(
         columns=tuple(titles),
         rows=tuple(
             TableRow(
-                label(model), tuple(column[row] for column in columns), "" if model == TEACHER else experiment.student
+                experiment.label(model),
+                tuple(column[row] for column in columns),
+                "" if model == TEACHER else experiment.student,
             )
             for row, model in enumerate(experiment.models)
         ),

@@ -88,7 +88,7 @@ def front_matter(origin: CardOrigin) -> str:
 
 
 def _opening(origin: CardOrigin) -> str:
-    who = f"The student `{origin.student}`, trained by **{label(origin.method)}**"
+    who = f"The student `{origin.student}`, trained by **{label(origin.method, origin.meta)}**"
     if origin.method == TEACHER:
         who = f"The teacher of the family `{origin.student}`, trained by **SFT**"
     lines = [
@@ -104,6 +104,8 @@ def _opening(origin: CardOrigin) -> str:
 def _usage(origin: CardOrigin) -> str:
     prompt = origin.meta["prompt"]
     sampling = ", ".join(f"{name} {value}" for name, value in origin.sampling.items())
+    sequence = prompt.get("max_sequence_tokens")
+    rows = "" if sequence is None else f"; rows of training data of at most {sequence}, prompt and response together"
     wrapped = (
         "\nEach is one user turn of the tokenizer's chat template (`apply_chat_template`)."
         if prompt.get("chat_template")
@@ -113,7 +115,8 @@ def _usage(origin: CardOrigin) -> str:
         "`AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load this folder, and so does "
         f"`vllm serve`. It was trained on prompts of these two forms, without and with an input:{wrapped}\n\n"
         f"{_fenced(prompt['without_input'])}\n\n{_fenced(prompt['with_input'])}\n\n"
-        f"Prompts of at most {prompt['max_prompt_tokens']} tokens, answers of at most {prompt['max_response_tokens']}. "
+        f"Prompts of at most {prompt['max_prompt_tokens']} tokens, answers of at most {prompt['max_response_tokens']}"
+        f"{rows}. "
         f"`generation_config.json` holds the decoding of the evaluation below: {sampling}."
     )
 
