@@ -119,16 +119,17 @@ def _prompt(adoption: Adoption) -> list[str]:
             "### Response:\n",
             f"{_ALPACA}. {_ANSWER}\n\n### Instruction:\n{{instruction}}\n\n### Response:\n",
         )
-    limit = "the paper's" if half == 256 else f"half of the {adoption.models.positions} tokens that the models can read"
+    limit = "the paper's limits" if half == 256 else f"half of the {adoption.models.positions} tokens a model reads"
     lines = [
         f"  {why}",
         "  prompt:",
         f"    with_input: {json.dumps(templates[0])}",
         f"    without_input: {json.dumps(templates[1])}",
-        f"    # Both are {limit}; longer prompts are left out of training and counted.",
+        f"    # Prompts and answers have {limit}; longer prompts are left out of training.",
+        "    # Rows are cut where prompt and response together reach `max_sequence_tokens`. The audit counts both.",
         f"    max_prompt_tokens: {half}",
         f"    max_response_tokens: {half}",
-        f"    max_sequence_tokens: {2 * half}    # where rows of data are cut, prompt and response together",
+        f"    max_sequence_tokens: {2 * half}",
     ]
     if adoption.models.chat:
         lines.append("    chat_template: true")
