@@ -157,7 +157,8 @@ class SupervisedTrainer(ResumableTrainer):
         count = num_items_in_batch if num_items_in_batch is not None else kept.sum()
         if count == 0:
             raise TrainingError(
-                "a batch has no response token to train on; raise `prompt.max_response_tokens` or drop empty rows"
+                "a batch has no response token to train on; raise `max_response_tokens` or `max_sequence_tokens` of "
+                "`prompt`, or drop empty rows"
             )
         teacher_logits = None
         if self.teacher is not None and self.vocabulary is not None:
