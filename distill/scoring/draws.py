@@ -56,9 +56,10 @@ def exchanging(seed: int, rows: int, draws: int) -> Iterator[tuple[slice, tuple[
         yield block, (counts.astype(np.float64), exchanged.astype(np.float64))
 
 
-def _counts(generator: np.random.Generator, rows: int, size: int) -> NDArray[np.uint16]:
-    # Two bytes hold any count that can come up: rows are drawn once on average.
-    return generator.multinomial(rows, np.full(rows, 1 / rows), size=size).astype(np.uint16)
+def _counts(generator: np.random.Generator, rows: int, size: int) -> NDArray[np.generic]:
+    counts = generator.multinomial(rows, np.full(rows, 1 / rows), size=size)
+    # One byte, as a rule: rows are drawn once on average.
+    return counts.astype(np.min_scalar_type(counts.max()))
 
 
 class _Kept:
