@@ -94,6 +94,11 @@ def test_looks_differ_and_lines_are_few_in_every_panel(student: page.Student) ->
     assert len({(look.color, look.dash) for look in looks.styles(unsaid).values()}) == 21
 
 
+def test_whiskers_go_with_their_bars(student: page.Student) -> None:
+    # the bar, the whisker and its two ends, number and name
+    assert [student.scores[0].svg.count(f'data-model="{name}"') for name in student.experiment.models] == [6] * 21
+
+
 def test_every_drawn_method_is_named_in_its_panel(student: page.Student) -> None:
     [chart] = [each for each in student.curves if each.title == "Validation Rouge-L: on own samples"]
     for name, (label, tokens, _) in METHODS.items():
@@ -255,6 +260,9 @@ def test_methods_are_switched_off_in_charts_and_responses(tab: Browser) -> None:
     tab.evaluate(f"{group}.click()")
     others = sorted({"teacher", *(name for name, (_, tokens, _) in METHODS.items() if tokens != OWN)})
     assert tab.evaluate(faded) == others
+    panels = "[...document.querySelectorAll('figure:not([hidden]) h4')].map(each => each.textContent)"
+    shown = [title for title in tab.evaluate(panels) if title.startswith("Validation Rouge-L")]
+    assert shown == ["Validation Rouge-L: on own samples"]
     tab.evaluate(f"{group}.click()")
     assert tab.evaluate(faded) == []
     assert tab.messages == []

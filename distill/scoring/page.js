@@ -145,8 +145,12 @@ if (data.reference) compare(data.reference);
 function fade(legend) {
   const hidden = off[legend.dataset.owner];
   for (const box of legend.querySelectorAll("input")) box.checked = !hidden.has(box.value);
-  for (const drawn of document.getElementById(`student-${legend.dataset.owner}`).querySelectorAll("svg [data-model]")) {
+  for (const drawn of legend.parentElement.querySelectorAll("svg [data-model]")) {
     drawn.classList.toggle("faded", hidden.has(drawn.dataset.model));
+  }
+  // a panel that has none of the models left says nothing
+  for (const figure of legend.parentElement.querySelectorAll("figure")) {
+    figure.hidden = !figure.querySelector("[data-model]:not(.faded)");
   }
   if (current().name === legend.dataset.owner) filter();
 }

@@ -97,7 +97,8 @@ def score_chart(experiment: StudentTable, roster: Roster, metrics: Mapping[str, 
         error = {"ecolor": INK, "elinewidth": 1.0, "capsize": 2}
         bars = axes.barh([place], [mean], xerr=errors, color=looks[model].color, height=0.68, error_kw=error)
         number = axes.text(ends[model] + 0.015 * room, place, f"{mean:.1f}", va="center", fontsize=9, color=INK)
-        for artist in (*bars.patches, number):
+        whisker = bars.errorbar.lines if bars.errorbar else (None, (), ())
+        for artist in (*bars.patches, *whisker[1], *whisker[2], number):
             belongs(artist, model)
     name_rows(axes, models, roster)
     axes.set_xlim(0, room)
