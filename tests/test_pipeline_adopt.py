@@ -109,7 +109,7 @@ def test_only_takes_the_other_rows_out_of_the_table(root: Path, run: Stage) -> N
     assert params["datasets"] == {"mine_test": "adopted/mine/test.jsonl"}
     text = (root / "params.yaml").read_text()
     for comment in (
-        "# a row: a student and the family",
+        "# A row: a student and the family",
         "# where a family's training rows come from",
         "# sets answered",
     ):

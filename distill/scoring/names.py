@@ -16,4 +16,4 @@ RESERVED = (KL, EXPOSURE, CALIBRATION, LOSS, LENGTHS)
 
 def label(model: str, meta: Mapping[str, Any] | None = None) -> str:
     """A model's name in tables: the one that its checkpoint's `meta` brings, else the name of its section."""
-    return str((meta or {}).get("label") or ("Teacher" if model == TEACHER else model))
+    return "Teacher" if model == TEACHER else str((meta or {}).get("label") or model)
