@@ -16,7 +16,8 @@ from distill.generation.decode import left_pad, similar_lengths
 from distill.models.parts import head
 from distill.objectives.minillm.objective import MiniLLM
 from distill.on_policy.loop import OnPolicyRun
-from distill.on_policy.rollouts import micro_batches, response_hidden
+from distill.on_policy.packing import micro_batches
+from distill.on_policy.passes import response_hidden
 from distill.project.randomness import permutation
 
 

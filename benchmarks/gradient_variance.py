@@ -30,7 +30,9 @@ from distill.models.parts import head, shared_vocabulary
 from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
 from distill.on_policy.losses import packed_loss
-from distill.on_policy.rollouts import Collection, assemble, collect, micro_batches, response_hidden
+from distill.on_policy.packing import micro_batches
+from distill.on_policy.passes import response_hidden
+from distill.on_policy.rollouts import Collection, assemble, collect
 from distill.project.files import write_text
 from distill.text.examples import read_examples
 from distill.text.tokenizers import load_tokenizer

@@ -15,7 +15,7 @@ from stages.experiment import Experiment, read_experiment
 
 
 @dataclass(frozen=True)
-class Cell:
+class MeasuredModel:
     """A model of the results table."""
 
     experiment: Experiment
@@ -38,7 +38,7 @@ class Cell:
         return self.experiment.load(self.experiment.output)
 
 
-def read_cell(who: str, what: str) -> Cell:
+def read_cell(who: str, what: str) -> MeasuredModel:
     """The teacher of a family, or a student's model.
 
     Raises: SettingsError for unknown names, and for a method that the profile leaves out.
@@ -53,4 +53,4 @@ def read_cell(who: str, what: str) -> Cell:
             f"{experiment.profile} leaves `{what}` of `{who}` out, so there is nothing to measure; give its section, "
             f"or take it out of the methods of {PARAMS}"
         )
-    return Cell(experiment, PromptSettings.model_validate(meta["prompt"]), load_tokenizer(experiment.output))
+    return MeasuredModel(experiment, PromptSettings.model_validate(meta["prompt"]), load_tokenizer(experiment.output))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Job:
+class OwnSamplesJob:
     """What the command asks for."""
 
     experiment: Experiment
@@ -65,7 +65,7 @@ def main() -> None:
         train(job, processes, micro_batch)
 
 
-def read_job() -> Job | None:
+def read_job() -> OwnSamplesJob | None:
     """The job that the command line names; None where the profile gives a finished checkpoint instead, or none."""
     from stages.experiment import read_experiment
     from stages.stand_in import stand_in
@@ -81,10 +81,12 @@ def read_job() -> Job | None:
     method = {"objective": arguments.objective.removesuffix(".py"), "tokens": "own samples", "label": name}
     if stand_in(experiment, method):
         return None
-    return Job(experiment, objective, experiment.settings(with_objective(OnPolicySettings, objective)), method)
+    return OwnSamplesJob(
+        experiment, objective, experiment.settings(with_objective(OnPolicySettings, objective)), method
+    )
 
 
-def read_task(job: Job, tokenizer: PreTrainedTokenizerBase) -> Task:
+def read_task(job: OwnSamplesJob, tokenizer: PreTrainedTokenizerBase) -> Task:
     """The prompts, the data's responses where some are kept, and plain text where the loss has a term of it."""
     from distill.on_policy.loop import Task
     from distill.on_policy.plaintext import token_stream
@@ -101,7 +103,7 @@ def read_task(job: Job, tokenizer: PreTrainedTokenizerBase) -> Task:
     return Task(prompts, experiment.prompt.max_response_tokens, eos_id, plain_text, responses)
 
 
-def load_models(job: Job, processes: Processes) -> ModelPair:
+def load_models(job: OwnSamplesJob, processes: Processes) -> ModelPair:
     """The student at its start, and the teacher."""
     import torch
 
@@ -126,7 +128,9 @@ def load_models(job: Job, processes: Processes) -> ModelPair:
 class Outputs:
     """What the stage writes: checkpoint, curves, record; and, of a run that goes wrong, its evidence."""
 
-    def __init__(self, job: Job, tokenizer: PreTrainedTokenizerBase, pair: ModelPair, processes: Processes) -> None:
+    def __init__(
+        self, job: OwnSamplesJob, tokenizer: PreTrainedTokenizerBase, pair: ModelPair, processes: Processes
+    ) -> None:
         """`run` is set once it is built; nothing is written before."""
         from distill.runs.evidence import Evidence
 
@@ -166,7 +170,7 @@ class Outputs:
         print("\n".join(run.ledger.lines()))
 
 
-def build(job: Job, outputs: Outputs, pair: ModelPair, task: Task, micro_batch: int) -> OnPolicyRun:
+def build(job: OwnSamplesJob, outputs: Outputs, pair: ModelPair, task: Task, micro_batch: int) -> OnPolicyRun:
     """The run at its first step."""
     from distill.on_policy.loop import Execution, OnPolicyRun
     from distill.on_policy.objective import own_sample_objective
@@ -195,7 +199,7 @@ def build(job: Job, outputs: Outputs, pair: ModelPair, task: Task, micro_batch: 
     )
 
 
-def train(job: Job, processes: Processes, micro_batch: int) -> None:
+def train(job: OwnSamplesJob, processes: Processes, micro_batch: int) -> None:
     """Train, in as many processes as call this; the first writes the outputs."""
     from distill.models.checkpoints import RunRecord
     from distill.on_policy.process_memory import keep_freed_memory
@@ -217,7 +221,7 @@ def train(job: Job, processes: Processes, micro_batch: int) -> None:
         states.clear()
 
 
-def run_to_the_end(job: Job, outputs: Outputs, run: OnPolicyRun, states: ResumeStore) -> None:
+def run_to_the_end(job: OwnSamplesJob, outputs: Outputs, run: OnPolicyRun, states: ResumeStore) -> None:
     """Train with progress shown, trackers told, states stored, and evidence kept of what goes wrong."""
     from distill.on_policy.state import store
     from distill.project.progress import Progress

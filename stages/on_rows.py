@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Job:
+class RowsJob:
     """What the command asks for."""
 
     experiment: Experiment
@@ -63,7 +63,7 @@ def main() -> None:
         train(job, processes, micro_batch)
 
 
-def read_job() -> Job | None:
+def read_job() -> RowsJob | None:
     """The job that the command line names; None where the profile gives a finished checkpoint instead, or none."""
     from stages.experiment import read_experiment
     from stages.stand_in import stand_in
@@ -85,7 +85,7 @@ def read_job() -> Job | None:
         return None
     kind = SampledRowsSettings if arguments.teacher_samples else SupervisedSettings
     sampled = Path("runs") / experiment.family / "pseudo.parquet"
-    return Job(
+    return RowsJob(
         experiment,
         objective,
         experiment.settings(with_objective(kind, objective)),
@@ -95,7 +95,7 @@ def read_job() -> Job | None:
     )
 
 
-def read_rows(job: Job) -> list[Example]:
+def read_rows(job: RowsJob) -> list[Example]:
     """The rows to learn from; of the data, teacher and students may see different numbers."""
     from distill.text.examples import read_examples
 
@@ -105,7 +105,7 @@ def read_rows(job: Job) -> list[Example]:
     return read_examples(job.rows, limits.teacher if experiment.who == experiment.family else limits.student)
 
 
-def adapter_of(job: Job) -> Adapted | None:
+def adapter_of(job: RowsJob) -> Adapted | None:
     """How an adapter is to be saved; None where all weights are trained.
 
     Raises: ModelError when it is to be saved alone and its base does not come from elsewhere.
@@ -120,7 +120,7 @@ def adapter_of(job: Job) -> Adapted | None:
     return adapted
 
 
-def build(job: Job, processes: Processes) -> tuple[PreTrainedModel, Lesson]:
+def build(job: RowsJob, processes: Processes) -> tuple[PreTrainedModel, Lesson]:
     """The model at its start, with a fresh adapter where one is trained, and what it is to learn."""
     from distill.models.lora import add_adapter
     from distill.project.randomness import key
@@ -136,7 +136,7 @@ def build(job: Job, processes: Processes) -> tuple[PreTrainedModel, Lesson]:
     return model, lesson
 
 
-def train(job: Job, processes: Processes, micro_batch: int) -> None:
+def train(job: RowsJob, processes: Processes, micro_batch: int) -> None:
     """Train, in as many processes as call this; the first writes the outputs."""
     from distill.models.checkpoints import RunRecord
     from distill.runs.evidence import Evidence
@@ -157,7 +157,7 @@ def train(job: Job, processes: Processes, micro_batch: int) -> None:
 
 
 def write(
-    job: Job, model: PreTrainedModel, adapted: Adapted | None, curves: Curves, rows: int, record: RunRecord
+    job: RowsJob, model: PreTrainedModel, adapted: Adapted | None, curves: Curves, rows: int, record: RunRecord
 ) -> None:
     """Write the stage's outputs."""
     from distill.models.checkpoints import save_checkpoint

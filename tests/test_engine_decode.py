@@ -17,7 +17,9 @@ from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
 from distill.on_policy.loop import Execution, OnPolicyRun, Task
 from distill.on_policy.losses import Packed
-from distill.on_policy.rollouts import Collection, MicroBatch, collect, micro_batches, require_agreement, right_pad
+from distill.on_policy.packing import MicroBatch, micro_batches, require_agreement
+from distill.on_policy.passes import right_pad
+from distill.on_policy.rollouts import Collection, collect
 from distill.project.errors import ModelError, TrainingError
 from distill.project.randomness import key
 from tests.tiny_models import ARCHITECTURES, EOS, checksum, tiny_model

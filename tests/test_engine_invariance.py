@@ -18,15 +18,9 @@ from distill.objectives.minillm.returns import whitened
 from distill.objectives.minillm.settings import MiniLLMSettings
 from distill.on_policy.loop import Execution, OnPolicyRun, Task
 from distill.on_policy.losses import Packed, packed_loss, weighted_loss
-from distill.on_policy.rollouts import (
-    Collection,
-    MicroBatch,
-    assemble,
-    collect,
-    micro_batches,
-    prompt_stream,
-    response_hidden,
-)
+from distill.on_policy.packing import MicroBatch, micro_batches
+from distill.on_policy.passes import response_hidden
+from distill.on_policy.rollouts import Collection, assemble, collect, prompt_stream
 from distill.project.errors import DivergedError, TrainingError
 from tests.tiny_models import ARCHITECTURES, EOS, checksum, tiny_model
 

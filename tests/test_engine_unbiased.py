@@ -35,7 +35,9 @@ from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.returns import advantages
 from distill.objectives.minillm.settings import MiniLLMSettings
 from distill.on_policy.losses import Packed, packed_loss, weighted_loss
-from distill.on_policy.rollouts import assemble, micro_batches, response_hidden, score_with_teacher
+from distill.on_policy.packing import micro_batches
+from distill.on_policy.passes import response_hidden
+from distill.on_policy.rollouts import assemble, score_with_teacher
 from tests.tiny_models import EOS, tiny_model
 
 VOCABULARY, LONGEST, TABLES = 4, 3, 30

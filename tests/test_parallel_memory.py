@@ -19,7 +19,7 @@ from distill.generation.decode import sample_responses
 from distill.objectives import kd
 from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
-from distill.on_policy import rollouts, update
+from distill.on_policy import passes, update
 from distill.on_policy.loop import Execution, OnPolicyRun, Task
 from distill.parallel import launch
 from distill.parallel.group import EXIT_OUT_OF_MEMORY
@@ -80,7 +80,7 @@ def test_minillm_halves_its_micro_batch(monkeypatch: pytest.MonkeyPatch, capsys:
     whole = distilled(8)
     sizes: list[int] = []
     calls = iter(range(10**6))
-    compute = rollouts.response_hidden
+    compute = passes.response_hidden
 
     def limited(model: PreTrainedModel, ids: Tensor, positions: Tensor) -> Tensor:
         sizes.append(len(ids))
@@ -101,7 +101,7 @@ def test_minillm_halves_its_micro_batch(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_one_at_a_time_is_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(update, "response_hidden", room_for(0, rollouts.response_hidden, []))
+    monkeypatch.setattr(update, "response_hidden", room_for(0, passes.response_hidden, []))
     with pytest.raises(torch.OutOfMemoryError):
         distilled(4)
 

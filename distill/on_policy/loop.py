@@ -28,8 +28,9 @@ from distill.models.parts import require_plain_head, shared_vocabulary
 from distill.on_policy import collapse
 from distill.on_policy.divided import DividedTeacher
 from distill.on_policy.ledger import CostLedger
+from distill.on_policy.packing import micro_batches, require_agreement
 from distill.on_policy.plaintext import draw_sequences
-from distill.on_policy.rollouts import Collection, collect, micro_batches, require_agreement
+from distill.on_policy.rollouts import Collection, collect
 from distill.on_policy.schedule import learning_rate
 from distill.on_policy.update import OffloadedTeacher, UpdateLoss, checkpointed
 from distill.parallel.engine import AdamWSettings, Engine, PlainEngine

@@ -1,4 +1,4 @@
-"""Collecting responses to train on (Algorithm 1, first lines) and packing them into micro-batches.
+"""Collecting responses to train on (Algorithm 1, first lines).
 
 A response is sampled from the student or from its mixture with the teacher, or, for a share of the prompts, it is the
 data's own.
@@ -19,18 +19,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill.generation.decode import Mixture, Response, sample_responses, similar_lengths
-from distill.models.parts import backbone, head, precise, shared_vocabulary
-from distill.on_policy.losses import Packed
+from distill.models.parts import head, precise, shared_vocabulary
+from distill.on_policy.packing import picked
+from distill.on_policy.passes import response_hidden, right_pad
 from distill.parallel.processes import ALONE, Processes
-from distill.project.errors import TrainingError
 from distill.project.randomness import key, permutation, rng
 
 if TYPE_CHECKING:
     from distill.on_policy.objective import OwnSampleObjective
     from distill.on_policy.settings import OnPolicySettings
-
-# Largest difference in log-probability between decode and teacher-forced pass: rounding, not a wrong mask.
-AGREEMENT = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,7 @@ def read_responses(
         ids, positions = right_pad(prompts[start : start + batch_size], group)
         states = response_hidden(student, ids.to(student.device), positions.to(student.device))
         for row, hidden in zip(group, states.split([len(row) for row in group]), strict=True):
-            known = _picked(head(student)(hidden)[:, :vocabulary], torch.tensor(row, device=hidden.device)).cpu()
+            known = picked(head(student)(hidden)[:, :vocabulary], torch.tensor(row, device=hidden.device)).cpu()
             found.append(
                 Response(
                     ids=list(row),
@@ -229,115 +226,3 @@ def assemble(
     found = objective.advantages(settings, grid("teacher_logprobs"), grid("logprobs"), grid("kl"), mask)
     own = torch.tensor([True] * len(responses) if sampled is None else list(sampled))
     return Collection(prompts, responses, found, mask, own)
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Right-padded sequences [B, P+T] and where their response tokens' predictions lie among the B * (P+T)."""
-
-    ids: Tensor
-    positions: Tensor
-    """Flat indices [N] of the positions that predict the packed tokens."""
-    packed: Packed
-    real: int
-    """How many of the B * (P+T) positions are no padding."""
-
-
-def micro_batches(
-    collection: Collection,
-    chosen: Sequence[int],
-    settings: OnPolicySettings,
-    objective: OwnSampleObjective,
-    size: int,
-    device: torch.device,
-    processes: Processes = ALONE,
-) -> list[MicroBatch]:
-    """Split one mini-batch into micro-batches of similar length; together they are exactly its mean.
-
-    Whitening and normalisation see the whole mini-batch, so the split changes no update; with several
-    `processes` these are the micro-batches of this one.
-    """
-    mask = collection.mask[list(chosen)]
-    scaled = objective.scaled(settings, collection.advantages[list(chosen)], mask)
-    tokens = int(mask.sum())
-    # "sequences": sum over a response's tokens, mean over responses.
-    weight = 1.0 / tokens if settings.normalise == "tokens" else 1.0 / len(chosen)
-
-    def length(row: int) -> int:
-        return len(collection.prompts[chosen[row]]) + len(collection.responses[chosen[row]].ids)
-
-    rows = processes.share(sorted(range(len(chosen)), key=length))
-    return [
-        _pack(collection, [(chosen[r], scaled[r]) for r in rows[start : start + size]], weight, device)
-        for start in range(0, len(rows), size)
-    ]
-
-
-def _pack(
-    collection: Collection, members: Sequence[tuple[int, Tensor]], weight: float, device: torch.device
-) -> MicroBatch:
-    prompts = [collection.prompts[i] for i, _ in members]
-    responses = [collection.responses[i] for i, _ in members]
-    ids, positions = right_pad(prompts, [response.ids for response in responses])
-    old_logprobs = torch.cat([r.logprobs for r in responses]).to(device)
-    packed = Packed(
-        tokens=torch.cat([torch.tensor(r.ids) for r in responses]).to(device),
-        old_logprobs=old_logprobs,
-        behaviour_logprobs=torch.cat([r.behaviour_logprobs for r in responses]).to(device),
-        advantages=torch.cat([a[: len(r.ids)] for (_, a), r in zip(members, responses, strict=True)]).to(device),
-        weights=torch.full_like(old_logprobs, weight),
-        teacher_hidden=torch.cat([r.teacher_hidden for r in responses]).to(device),
-    )
-    real = sum(map(len, prompts)) + len(old_logprobs) - len(members)
-    return MicroBatch(ids.to(device), positions.to(device), packed, real)
-
-
-def right_pad(prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-    """(ids [B, P+T-1], flat positions [N] that predict the response tokens, in order)."""
-    # The last token is only ever predicted, never fed.
-    fed = [prompt + response[:-1] for prompt, response in zip(prompts, responses, strict=True)]
-    width = max(map(len, fed))
-    ids = torch.zeros(len(fed), width, dtype=torch.long)
-    positions = []
-    for row, (sequence, prompt, response) in enumerate(zip(fed, prompts, responses, strict=True)):
-        ids[row, : len(sequence)] = torch.tensor(sequence)
-        first = row * width + len(prompt) - 1
-        positions.append(torch.arange(first, first + len(response)))
-    return ids, torch.cat(positions)
-
-
-def response_hidden(model: PreTrainedModel, ids: Tensor, positions: Tensor) -> Tensor:
-    """Hidden states of the positions that predict response tokens, [N, H].
-
-    Padding is on the right, where a causal model's real tokens never look: no mask is needed.
-    """
-    hidden: Tensor = backbone(model)(input_ids=ids, use_cache=False).last_hidden_state
-    return hidden.flatten(0, 1)[positions]
-
-
-@torch.no_grad()
-def require_agreement(student: PreTrainedModel, teacher: PreTrainedModel, batch: MicroBatch, vocabulary: int) -> float:
-    """Check the decode's log-probabilities against a teacher-forced pass; return the largest difference.
-
-    Raises: TrainingError when they differ by more than rounding, naming the model.
-    """
-    tokens = batch.packed.tokens
-
-    def gap(model: PreTrainedModel, known: Tensor, name: str) -> float:
-        limit = AGREEMENT.get(model.dtype, 0.5)
-        forced = _picked(head(model)(response_hidden(model, batch.ids, batch.positions))[:, :vocabulary], tokens)
-        found = (forced - known).abs().max().item()
-        if not found <= limit:
-            raise TrainingError(
-                f"the {name}'s log-probabilities from decoding and from a plain pass differ by {found:.3g} "
-                f"(at most {limit} is rounding): this model's positions or cache are not handled; "
-                "please report the architecture, or use a GPT-2, OPT, LLaMA or Qwen2 model"
-            )
-        return found
-
-    decoded = _picked(head(teacher)(batch.packed.teacher_hidden)[:, :vocabulary], tokens)
-    return max(gap(student, batch.packed.old_logprobs, "student"), gap(teacher, decoded, "teacher"))
-
-
-def _picked(logits: Tensor, tokens: Tensor) -> Tensor:
-    return precise(logits).log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)

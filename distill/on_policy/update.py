@@ -16,8 +16,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from distill.models.parts import head
 from distill.on_policy.losses import packed_loss
+from distill.on_policy.packing import MicroBatch
+from distill.on_policy.passes import response_hidden
 from distill.on_policy.plaintext import plaintext_loss
-from distill.on_policy.rollouts import MicroBatch, response_hidden
 
 if TYPE_CHECKING:
     from distill.on_policy.objective import OwnSampleObjective
