@@ -40,14 +40,17 @@ def _decode(model: PreTrainedModel, prompts: list[list[int]], lengths: list[int]
     """Feed the prompts and every response token but its last; `lengths` descend."""
     cached = CachedModel(model, len(prompts))
     ids, mask = left_pad(prompts, 0, model.device)
+    # The first real token has position 0; padding before it is masked, so its position does not matter.
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     head(model)(cached.read(ids, mask, positions))
+    # A response's last token is only predicted, never fed, so a row takes one step less than it has tokens.
     for step in range(1, lengths[0]):
         rows = sum(length > step for length in lengths)
         if rows < len(mask):
             cached.keep_rows(torch.arange(rows))
         mask = torch.cat([mask[:rows], mask.new_ones(rows, 1)], dim=-1)
         positions = positions[:rows, -1:] + 1
+        # Any ids cost the same, so those of the prompts stand for the tokens that were sampled.
         head(model)(cached.advance(ids[:rows, :1], mask, positions))
 
 
@@ -64,11 +67,13 @@ def _update_seconds(run: OnPolicyRun) -> float:
             batches += micro_batches(
                 collection, chosen, settings, MiniLLM(), run.machine.micro_batch, run.student.device
             )
+    # Batches were built before the clock starts: packing is not a pass.
     began = time.process_time()
     for batch in batches:
         logits = head(run.student)(response_hidden(run.student, batch.ids, batch.positions))
         with torch.no_grad():
             head(run.teacher)(batch.packed.teacher_hidden)
+        # The backward pass costs the same for any gradient of this shape.
         logits.backward(torch.full_like(logits, 1e-6))
     seconds = time.process_time() - began
     run.student.zero_grad(set_to_none=True)

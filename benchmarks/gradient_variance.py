@@ -43,6 +43,7 @@ SEEDS = (0, 1, 2, 3, 4)
 BATCHES, BATCH = 8, 64
 LONGEST, PROMPTS = 80, 1000
 
+# Neither whitened nor divided by lengths: such factors depend on the samples and would bias an estimate.
 PLAIN = {
     "whiten": "none",
     "length_norm": False,
@@ -93,6 +94,8 @@ class Moments:
 
     def traces(self) -> list[float]:
         """Trace of the covariance of one rollout's gradient, by seed."""
+        # Squared distances from the seed's own mean, over n - 1: unbiased for one mini-batch. A mean of BATCH rollouts
+        # has 1 / BATCH of one rollout's variance, so that factor is put back.
         return [
             BATCH * (self.squares[seed] - float(total.square().sum()) / BATCHES) / (BATCHES - 1)
             for seed, total in self.total.items()
@@ -102,6 +105,7 @@ class Moments:
         """|E g|^2 without the bias of squaring a noisy mean; nan where noise hides it."""
         count = BATCHES * len(self.total)
         whole = float(sum(self.total.values(), torch.zeros(())).square().sum())
+        # The squared sum less the squares leaves n (n - 1) products of different mini-batches, whose noise has mean 0.
         found = (whole - sum(self.squares.values())) / (count * (count - 1))
         return found if found > 0 else nan
 
@@ -111,6 +115,7 @@ class Moments:
         without = [self._of(seeds - {seed}) for seed in sorted(seeds)]
         parts = [mean(part.traces()) / part.squared_mean() for part in without]
         count = len(parts)
+        # The jackknife's factor: values that share all seeds but one lie n - 1 times closer together than single seeds.
         error = sqrt((count - 1) / count * sum((part - mean(parts)) ** 2 for part in parts))
         return mean(self.traces()) / self.squared_mean(), error
 
@@ -147,6 +152,7 @@ def measure(student: PreTrainedModel, teacher: PreTrainedModel, alpha: float) ->
     estimators = {(g, n): settings_of(g, given, alpha) for g, members in GROUPS.items() for n, given in members.items()}
     found = {name: Moments() for name in estimators}
     sampling = settings_of("exact", {}, alpha)
+    # One draw of rollouts for all estimators: what differs between them does not come from other samples.
     for seed in SEEDS:
         rollouts = collect(
             student,
@@ -173,6 +179,7 @@ def table(found: dict[tuple[str, str], Moments]) -> list[str]:
     lines = ["| group | estimator | trace | ratio | length of mean | relative |", "|---|---|---:|---:|---:|---:|"]
     for (group, name), moments in found.items():
         traces, known = moments.traces(), found[group, next(iter(GROUPS[group]))].traces()
+        # Seed by seed, over the same rollouts: what the rollouts of a seed have in common cancels.
         ratios = [trace / other for trace, other in zip(traces, known, strict=True)]
         value, error = moments.relative()
         cells = [group, name, f"{mean(traces):.3g}", f"{mean(ratios):.2f} ± {stdev(ratios):.2f}"]
@@ -184,6 +191,7 @@ def table(found: dict[tuple[str, str], Moments]) -> list[str]:
 def main() -> None:
     """Measure both students and write the tables."""
     argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
+    # One thread adds in the same order every time, and its CPU seconds hold no waiting of others.
     torch.set_num_threads(1)
     began = time.process_time()
     teacher = load_model(ROOT / "runs/toy/teacher", "float32").eval().requires_grad_(False)

@@ -70,9 +70,11 @@ def decode(
                 use_cache=True,
                 logits_to_keep=1,
             )
+            # Probabilities are mixed, not logits (Eq. 4).
             mixture = mixture + share * out.logits[:, -1].float().softmax(-1)
         drawn = inverse_cdf(mixture, draws[:, step])
         tokens[:, step] = torch.where(ended, end, drawn)
+        # Before `ended` takes in this token: the end-of-sequence token itself is part of the response.
         valid[:, step] = ~ended
         ended |= drawn == end
         if ended.all():
@@ -91,6 +93,7 @@ def response_logits(
     out = model(
         input_ids=torch.cat([prompts, tokens], dim=-1), attention_mask=mask, position_ids=positions, use_cache=False
     )
+    # The last position of the prompt, P - 1, predicts the first response token; the last one of all predicts nothing.
     logits: Tensor = out.logits[:, prompts.shape[1] - 1 : -1]
     return logits.float()
 
@@ -148,11 +151,13 @@ class ReferenceCycle:
 
     def _score(self, prompts: Tensor, prompt_mask: Tensor, names: list[int]) -> Store:
         alpha, student, teacher = self.settings.teacher_mix_alpha, self.student, self.teacher
+        # Keyed by the rollout's number over all collections, so that batches change no draw.
         draws = uniforms([key(self.seed, "rollout", name) for name in names], self.response_tokens)
         shares = [(teacher, alpha), (student, 1 - alpha)]
         tokens, valid = decode(shares, prompts, prompt_mask, draws, self.end)
         rollout = (prompts, prompt_mask, tokens, valid)
         logprobs = picked(response_logits(student, *rollout), tokens) * valid
+        # Padding gets a reward of 0, so sums over the grid are sums over responses.
         rewards = (picked(response_logits(teacher, *rollout), tokens) - logprobs) * valid / self.settings.reward_scale
         if self.settings.reward_clip is not None:
             rewards = rewards.clamp(-self.settings.reward_clip, self.settings.reward_clip)
@@ -161,10 +166,12 @@ class ReferenceCycle:
         logged, logged_valid = decode([(student, 1.0)], prompts, prompt_mask, draws, self.end)
         alone = (prompts, prompt_mask, logged, logged_valid)
         gap = picked(response_logits(teacher, *alone), logged) - picked(response_logits(student, *alone), logged)
+        # At samples of q the mean of exp(gap) is 1: this has the mean of -gap, KL(q || p), and is never below 0.
         self.logged_kl = float(((gap.exp() - 1 - gap) * logged_valid).sum() / logged_valid.sum())
         # The rollouts once more, for the importance weights.
         q = picked(response_logits(student, *rollout), tokens).exp()
         p = picked(response_logits(teacher, *rollout), tokens).exp()
+        # Tokens were drawn from the mixture instead of q; the weight makes up for it and is at most 1 / (1 - alpha).
         return Store(*rollout, logprobs, rewards, q / ((1 - alpha) * q + alpha * p))
 
     def update(self, batch: Store, step: int) -> float:
@@ -186,9 +193,12 @@ class ReferenceCycle:
         """Clipped policy loss plus single-step reverse KL, both means over valid tokens."""
         clip = self.settings.clip_range
         advantages = self.advantages(batch)
+        # q over q_old, times q_old over the mixture: the ratio to what the token was drawn from.
         rho = (picked(student_logits, batch.responses) - batch.logprobs).exp() * batch.weights
+        # The larger loss of the two: clipping may take a gain away, never add one.
         policy = torch.maximum(-advantages * rho, -advantages * rho.clamp(1 - clip, 1 + clip))
         q = student_logits.softmax(-1)
+        # Cross-entropy less entropy is KL(q || p), exact over the vocabulary.
         entropy = -(q * student_logits.log_softmax(-1)).sum(-1)
         cross_entropy = -(q * teacher_logits.log_softmax(-1)).sum(-1)
         return ((policy + cross_entropy - entropy) * batch.mask).sum() / batch.mask.sum()
@@ -197,6 +207,7 @@ class ReferenceCycle:
         """Discounted returns over the tokens that remain, whitened over the padded grid, [B, T]."""
         returns = torch.zeros_like(batch.rewards)
         running = torch.zeros(len(returns))
+        # Backwards, so that each return is one step from the next; rewards past the end are 0.
         for t in reversed(range(returns.shape[1])):
             running = batch.rewards[:, t] + self.settings.discount * running
             returns[:, t] = running

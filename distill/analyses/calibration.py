@@ -24,6 +24,7 @@ _DIGITS = 4
 
 def bins_of(confidence: Array) -> NDArray[np.int64]:
     """The bin of each confidence: `BINS` of equal width over [0, 1], the upper edge within, [N]."""
+    # ceil - 1 leaves an edge to the bin below it; only a confidence of 0 would fall below the first bin.
     return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
 
 
@@ -31,6 +32,7 @@ def gaps(predictions: Predictions) -> Array:
     """Correctness minus confidence, in the column of its bin, then a column of ones to count by, [N, BINS + 1]."""
     columns = np.zeros((len(predictions.correct), BINS + 1))
     rows = np.arange(len(columns))
+    # Summed over a bin, gaps are its count times (accuracy - mean confidence): sums are all that a draw needs.
     columns[rows, bins_of(predictions.confidence)] = predictions.correct - predictions.confidence
     columns[:, BINS] = 1
     return columns
@@ -38,6 +40,7 @@ def gaps(predictions: Predictions) -> Array:
 
 def calibration_error(sums: Array) -> Array:
     """Expected calibration error x 100 from the column sums of `gaps`, [..., BINS + 1] to [...]."""
+    # A bin's weight is its count over N; the count cancels against the bin's means and leaves |sum of gaps| / N.
     error: Array = 100 * np.abs(sums[..., :BINS]).sum(axis=-1) / sums[..., BINS]
     return error
 
@@ -60,6 +63,7 @@ def summarize(predictions: Mapping[str, Predictions], seed: int) -> dict[str, An
     """`models`: accuracy, ECE and word mass (x 100, with 95 % intervals over prompts) and the reliability diagram;
     `against`: each model against each other on the same prompts.
     """
+    # A key for each model: its interval stays the same when another model joins or leaves.
     models = {model: _one(each, key(seed, "calibration interval", model)) for model, each in predictions.items()}
 
     def seeds(model: str) -> int:
@@ -75,6 +79,7 @@ def summarize(predictions: Mapping[str, Predictions], seed: int) -> dict[str, An
 
 
 def _scores(predictions: Predictions) -> list[list[float]]:
+    # One row of scores: nothing is sampled here, so there are no seeds to average over.
     return [(100 * predictions.correct).tolist()]
 
 
@@ -90,5 +95,6 @@ def _one(predictions: Predictions, seed: int) -> dict[str, Any]:
 
 
 def _mean_entry(values: Array, seed: int) -> dict[str, Any]:
+    # Every draw holds N prompts, whichever they are, so the divisor is fixed.
     low, high = statistic_interval(100 * values[:, None], lambda sums: sums[..., 0] / len(values), seed)
     return interval_entry(100 * float(values.mean()), (float(low), float(high)))

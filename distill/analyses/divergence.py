@@ -28,9 +28,11 @@ QUANTITIES: dict[str, tuple[Source, Direction]] = {
 
 def nats_and_tokens(traces: Sequence[Trace], direction: Direction) -> Array:
     """Sums over the samples of each prompt, [N, 2]: nats of the divergence, and tokens."""
+    # One row a prompt: its samples share what makes it hard, so a bootstrap must draw them together.
     sums = np.zeros((1 + max(trace.prompt for trace in traces), 2))
     for trace in traces:
         values = trace.reverse_kl if direction == "reverse_kl" else trace.forward_kl
+        # Kept in float32, summed as Python numbers, which are float64.
         sums[trace.prompt] += (sum(values), len(values))
     return sums
 
@@ -45,6 +47,7 @@ def summarize(traces: Mapping[str, Traces], seed: int) -> dict[str, Any]:
     for name, (source, direction) in QUANTITIES.items():
         sums = {method: nats_and_tokens(each[source], direction) for method, each in traces.items()}
         for method, each in traces.items():
+            # Keyed by the quantity, not by the method: all methods' intervals come from the same draws of prompts.
             models[method][name] = _mean(each[source], direction, sums[method], key(seed, "divergence interval", name))
         seeds = partial(_seed, seed, name)
         compared[name] = compare_statistics(sums, ratio, seeds, lower_is_better(name))
@@ -57,6 +60,7 @@ def _seed(seed: int, quantity: str, method: str) -> int:
 
 def _mean(traces: Sequence[Trace], direction: Direction, sums: Array, seed: int) -> dict[str, Any]:
     low, high = statistic_interval(sums, ratio, seed)
+    # Sums over one seed's samples before the ratio, so that a token weighs as much as in the mean over all seeds.
     by_seed = [
         float(ratio(nats_and_tokens([t for t in traces if t.seed == s], direction).sum(axis=0)))
         for s in sorted({trace.seed for trace in traces})

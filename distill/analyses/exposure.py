@@ -36,6 +36,7 @@ def cumulated(traces: Sequence[Trace], length: int) -> Array:
     """KL(p || q) summed over the first l tokens and over a prompt's samples, [N prompts, `length`], column l - 1."""
     sums = np.zeros((1 + max(trace.prompt for trace in traces), length))
     for trace in traces:
+        # Past its end a response adds 0 nats, so its cumulated sum stays level there.
         tokens = min(len(trace.forward_kl), length)
         sums[trace.prompt, :tokens] += trace.forward_kl[:tokens]
     return sums.cumsum(axis=1)
@@ -49,12 +50,14 @@ def cumulated_as_released(traces: Sequence[Trace], length: int) -> Array:
         tokens = min(len(trace.forward_kl), length)
         sums[trace.prompt, :tokens] += trace.forward_kl[:tokens]
         going_on[trace.prompt, :tokens] += 1
+    # Where no sample goes on, the sum is 0 as well: a divisor of 1 keeps the quotient 0.
     summed: Array = (sums / np.maximum(going_on, 1))[:, 1:].sum(axis=1, keepdims=True)
     return summed
 
 
 def excess(sums: Array) -> Array:
     """ExAccErr(l) in per cent from sums over prompts: [..., 2 L], own then teacher's samples, to [..., L]."""
+    # Both halves have the same prompts and as many samples of each, so sums stand for expectations in the ratio.
     own, teacher = np.split(sums, 2, axis=-1)
     return _in_excess(own, teacher)
 
@@ -75,9 +78,11 @@ def exposure(traces: Mapping[str, Traces], seed: int) -> dict[str, Any]:
 
     The curve holds, for l = 1, 2, ..., the error with its 95 % interval over prompts.
     """
+    # One length for all methods, so that every curve ends at the same l.
     length = max(len(t.forward_kl) for each in traces.values() for ts in each.values() for t in ts)
     curves = {method: _both(each, lambda own: cumulated(own, length)) for method, each in traces.items()}
     columns: dict[str, dict[str, Array]] = {
+        # The last column of the student's half and of the teacher's: the error over whole responses.
         "error": {method: each[:, [length - 1, -1]] for method, each in curves.items()},
         "error_a_token": {
             method: _both(each, lambda own: nats_and_tokens(own, "forward_kl")) for method, each in traces.items()
@@ -88,6 +93,7 @@ def exposure(traces: Mapping[str, Traces], seed: int) -> dict[str, Any]:
     }
     models: dict[str, Any] = {}
     for method in traces:
+        # One key for a method's three quantities: the draws of the curve are the first of those of the other two.
         seeds = key(seed, "exposure interval", method)
         errors, (lows, highs) = excess(curves[method].sum(axis=0)), statistic_interval(
             curves[method], excess, seeds, draws=_CURVE_DRAWS
@@ -107,6 +113,7 @@ def exposure(traces: Mapping[str, Traces], seed: int) -> dict[str, Any]:
         name: compare_statistics(
             by_method,
             _STATISTICS[name],
+            # Keyed by the method alone: a pair's three quantities come from the same draws.
             lambda method: key(seed, "exposure comparison", method),
             lower_is_better(name),
         )

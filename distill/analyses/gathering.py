@@ -38,10 +38,12 @@ def analyse(experiment: StudentTable, scores: Mapping[str, Mapping[str, Any]], r
 def _calibration(experiment: StudentTable, root: Path) -> dict[str, Any]:
     by_set: dict[str, dict[str, Predictions]] = {}
     for model in experiment.models:
+        # A file holds all sets of one model; a comparison needs all models on one set.
         for name, own in read_predictions(root / measures.predictions_path(experiment.home(model), model)).items():
             by_set.setdefault(name, {})[model] = own
     found = {}
     for name, by_model in by_set.items():
+        # Paired tests take the n-th prompt of every model for the same one; unequal counts show that it is not.
         counts = {(len(each.correct), each.prompts_too_long) for each in by_model.values()}
         if len(counts) > 1 or len(by_model) < len(experiment.models):
             raise DataError(f"the models of {experiment.student} saw different prompts of `{name}`; run `dvc repro`")
@@ -71,10 +73,12 @@ def _lengths(experiment: StudentTable, scores: Mapping[str, Mapping[str, Any]], 
             sheet = answer_sheet.read(path, root / "evaluation" / f"{name}.jsonl")
             if sheet.tokens is None:
                 raise DataError(f"{path} does not tell every response's length in tokens; make it with `dvc repro`")
+            # References belong to the set, so every model's sheet has the same ones.
             firsts = [references[0] for references in sheet.references]
             answered[model] = lengths.Answered(
                 np.array(scores[model][name]["per_example"]), np.array(sheet.tokens, dtype=np.float64), sheet.texts
             )
+        # Special tokens are no part of a reference's text: they would move it to another bucket.
         tokens = [len(encoding.ids) for encoding in tokenizer.encode_batch(firsts, add_special_tokens=False)]
         found[name] = lengths.summarize(answered, tokens, experiment.seed)
     return found

@@ -17,6 +17,7 @@ from distill.scoring.diversity import repeated_share
 from distill.scoring.paired import compare_scores, joined
 from distill.scoring.statistics import Array, bootstrap_interval, interval_entry, ratio, statistic_interval
 
+# A range leaves its stop out, so 6 opens the second bucket; 2**31 is beyond any length.
 BUCKETS = {"0-5": range(6), "6-10": range(6, 11), "11+": range(11, 2**31)}
 """Name to reference lengths in tokens; those of the paper."""
 
@@ -46,10 +47,12 @@ def summarize(answered: Mapping[str, Answered], reference_tokens: Sequence[int],
     repeats = {model: repetition(each.texts) for model, each in answered.items()}
     models: dict[str, Any] = {}
     for model, each in answered.items():
+        # Keyed by the model: another model that joins leaves its intervals as they were.
         seeds = key(seed, "lengths interval", model)
         models[model] = {
             "rouge_l": {name: _mean_entry(each.rouge_l[:, places], seeds) for name, places in members.items()},
             "response_tokens": {**_mean_entry(each.tokens, seeds), **_quantiles(each.tokens)},
+            # Where every answer is under four words no row is left to draw or to divide by.
             **({"repeated_4": _ratio_entry(repeats[model], seeds)} if len(repeats[model]) else {}),
         }
     compared = {
@@ -75,6 +78,7 @@ def repetition(texts: Sequence[Sequence[str]]) -> Array:
         for place, text in enumerate(row):
             share = repeated_share(text)
             if share is not None:
+                # A count beside the sum: the prompts drawn decide how many answers have a share.
                 columns[place] += (100 * share, 1)
     return columns[columns[:, 1] > 0]
 

@@ -14,6 +14,8 @@ from distill.scoring.statistics import bootstrap_interval, interval_entry
 
 def summarize(losses: Mapping[str, Sequence[float]], seed: int) -> dict[str, Any]:
     """`models`: mean loss of each model with its 95 % interval over examples; `against`: each against each other."""
+    # One row of losses: references are given, so there is no sampling seed to draw.
+    # fsum rounds once: the order of the examples does not change the mean.
     models = {
         model: interval_entry(
             fsum(values) / len(values), bootstrap_interval([values], key(seed, "loss interval", model))

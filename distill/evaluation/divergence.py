@@ -43,6 +43,7 @@ def sample(
     return sample_responses(
         model,
         prompts,
+        # Neither model nor batch is in the key: what differs between two models' samples comes from the models.
         [key(seed, "divergence", i) for i in range(len(prompts))],
         max_new_tokens=max_new_tokens,
         eos_id=eos_id,
@@ -72,6 +73,7 @@ def trace(
     teacher.eval()
     rows = zip(prompts, responses, strict=True)
     examples = [Example(i, prompt, ids, "") for i, (prompt, ids) in enumerate(rows)]
+    # Rows of like length share a batch, which leaves less padding to compute.
     examples.sort(key=lambda e: len(e.prompt_ids) + len(e.response_ids))
     traces: dict[int, Trace] = {}
     for start in range(0, len(examples), batch_size):
@@ -83,6 +85,7 @@ def trace(
             hidden_states(student, group, stored if source == "own" else []),
             hidden_states(teacher, group, stored if source == "teacher" else []),
         )
+        # The tokens of all rows lie end to end, without padding between them.
         first = 0
         for example in group:
             own = slice(first, first := first + len(example.response_ids))
@@ -93,6 +96,7 @@ def trace(
 def hidden_states(model: PreTrainedModel, group: Sequence[Example], stored: Sequence[Tensor]) -> Tensor:
     """The last hidden states that predict the group's response tokens, row after row, [tokens, H]; `stored` if kept."""
     if stored:
+        # Each was kept when its token was drawn from it, so no shift by one is needed.
         return torch.cat(list(stored)).to(model.device)
     batch = {name: values.to(model.device) for name, values in collate(group).items()}
     # The token at position t is predicted from position t - 1. Right padding needs no mask in a causal model.
@@ -104,13 +108,16 @@ def divergences(
     student: PreTrainedModel, teacher: PreTrainedModel, student_states: Tensor, teacher_states: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(KL(q || p), KL(p || q)) from the last hidden states of both, [tokens] each."""
+    # Cut to the ids that both models have before the softmax, so that both sum to 1 over the same ids.
     vocabulary = shared_vocabulary(student, teacher)
     reverse, forward = [], []
     for start in range(0, len(student_states), _POSITIONS):
+        # float32: half precision would lose the many small terms of a sum over the vocabulary.
         logq, logp = (
             head(model)(states[start : start + _POSITIONS])[:, :vocabulary].float().log_softmax(-1)
             for model, states in ((student, student_states), (teacher, teacher_states))
         )
+        # From logarithms, which stay finite where a probability underflows: such a term is 0, not nan.
         reverse.append((logq.exp() * (logq - logp)).sum(-1))
         forward.append((logp.exp() * (logp - logq)).sum(-1))
     return torch.cat(reverse).cpu(), torch.cat(forward).cpu()

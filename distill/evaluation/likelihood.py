@@ -47,11 +47,13 @@ def response_logprobs(model: PreTrainedModel, examples: Sequence[Example], batch
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = {n: values.to(model.device) for n, values in collate([examples[i] for i in chosen]).items()}
+        # Shifted by one: position t - 1 predicts token t, and no position predicts the first.
         labels = batch["labels"][:, 1:]
         kept = labels != IGNORED
         # Right padding needs no mask in a causal model: no real token looks at it.
         hidden = backbone(model)(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1][kept]
         tokens = labels[kept]
+        # Logits are the largest tensor of a pass: only response tokens get them, some at a time, in float32.
         pieces = [
             head(model)(hidden[i : i + _POSITIONS]).float().log_softmax(-1).gather(-1, tokens[i : i + _POSITIONS, None])
             for i in range(0, len(hidden), _POSITIONS)
@@ -63,6 +65,7 @@ def response_logprobs(model: PreTrainedModel, examples: Sequence[Example], batch
 
 def token_mean_losses(model: PreTrainedModel, examples: Sequence[Example], batch_size: int) -> list[float]:
     """-log q of each reference, nats a token of it, [N]."""
+    # Mean over its own tokens: a long reference weighs no more than a short one.
     return [-float(logprobs.mean()) for logprobs in response_logprobs(model, examples, batch_size)]
 
 
@@ -91,5 +94,6 @@ def encode_words(
 
 def word_logprobs(model: PreTrainedModel, examples: Sequence[Example], words: int, batch_size: int) -> Tensor:
     """Log q of each of K `words` of N prompts, from the examples of `encode_words`, [N, K]."""
+    # A sum, not a mean: a word of several tokens has the product of their probabilities.
     sums = [logprobs.sum() for logprobs in response_logprobs(model, examples, batch_size)]
     return torch.stack(sums).view(-1, words)

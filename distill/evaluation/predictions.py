@@ -33,11 +33,13 @@ class Predictions:
 
 def predict(logprobs: NDArray[np.float64], answers: Sequence[int], prompts_too_long: int = 0) -> Predictions:
     """From log q of each word [N, K] and the index of each right one."""
+    # Without the shift below, which would cancel in a share but not in the mass.
     probabilities = np.exp(logprobs)
     mass = probabilities.sum(axis=1)
     # Shifted first, so that words of tiny probability still have a share.
     shares = np.exp(logprobs - logprobs.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
+    # Of equally probable words the first one wins, by the same rule for every model.
     chosen = shares.argmax(axis=1)
     correct = (chosen == np.array(answers)).astype(np.float64)
     return Predictions(correct, shares.max(axis=1), mass, prompts_too_long)
@@ -63,6 +65,7 @@ def read_predictions(path: Path) -> dict[str, Predictions]:
     """One model's predictions by labelled set. Raises: DataError when there is no such file."""
     return {
         name: Predictions(
+            # Whole numbers in the file; float64 here, since a confidence is subtracted from them.
             correct=np.array(each["correct"], dtype=np.float64),
             confidence=np.array(each["confidence"], dtype=np.float64),
             word_mass=np.array(each["word_mass"], dtype=np.float64),

@@ -24,6 +24,7 @@ _TRACES = pa.schema(
         ("source", pa.string()),
         ("prompt", pa.int32()),
         ("seed", pa.int64()),
+        # float32, as the divergences were computed: a wider column would hold no more digits.
         ("reverse_kl", pa.list_(pa.float32())),
         ("forward_kl", pa.list_(pa.float32())),
     ]
@@ -59,6 +60,7 @@ def write_traces(path: Path, traces: Traces) -> None:
 
 def read_traces(path: Path) -> Traces:
     """The traces of one model. Raises: DataError when there is no such file."""
+    # Both sources are there even where one of them has no rows.
     traces: dict[Source, list[Trace]] = {"own": [], "teacher": []}
     for row in _rows(path):
         traces[row.pop("source")].append(Trace(**row))
@@ -67,6 +69,7 @@ def read_traces(path: Path) -> Traces:
 
 def write_samples(path: Path, samples: Samples) -> None:
     """Write the responses of one model as a Parquet file."""
+    # A response has no field for its prompt: its place among the responses of a seed is the prompt's number.
     rows = [
         {"prompt": prompt, "seed": seed, "ids": ids}
         for seed, responses in samples.items()
@@ -79,6 +82,7 @@ def write_samples(path: Path, samples: Samples) -> None:
 def read_samples(path: Path) -> Samples:
     """The responses of one model. Raises: DataError when there is no such file."""
     samples: dict[int, list[list[int]]] = {}
+    # Rows were written prompt after prompt, so appending puts each at its prompt's number.
     for row in _rows(path):
         samples.setdefault(row["seed"], []).append(row["ids"])
     return samples

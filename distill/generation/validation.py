@@ -51,6 +51,7 @@ class Validation:
 
         Raises: TrainingError when the loss is not finite; such a model has nothing to sample from.
         """
+        # Before the sampling, which has no distribution to draw from where logits are nan.
         loss = reference_loss(model, self.examples, self.batch_size, self.processes)
         if not math.isfinite(loss):
             raise TrainingError(
@@ -61,12 +62,15 @@ class Validation:
         responses = sample_responses(
             model,
             [e.prompt_ids for e in mine],
+            # By the row and not its place in a share: neither processes nor the step change a draw, so that a change
+            # in Rouge-L comes from the weights.
             [key(self.seed, "validation", e.index) for e in mine],
             max_new_tokens=self.max_new_tokens,
             eos_id=int(self.tokenizer.eos_token_id),
             batch_size=self.batch_size,
             sampling=self.sampling,
         )
+        # In the order before sharing, which is that of the references.
         answers = self.processes.joined([response.ids for response in responses])
         texts = [decode_text(self.tokenizer, ids) for ids in answers]
         return {
@@ -92,9 +96,11 @@ def reference_loss(
         # Right padding needs no mask in a causal model: no real token looks at it.
         hidden = backbone(model)(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1]
         kept = labels != IGNORED
+        # The head runs on kept positions alone: logits of prompt and padding are never formed.
         logq = precise(head(model)(hidden[kept])).log_softmax(-1)
         total -= float(logq.gather(-1, labels[kept][:, None]).sum())
         tokens += int(kept.sum())
     model.train(was_training)
+    # Totals and one division: a mean of means would weigh a short share like a long one.
     sums = processes.sum(torch.tensor([total, tokens], dtype=torch.float64))
     return float(sums[0] / sums[1])

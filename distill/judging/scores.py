@@ -20,9 +20,12 @@ _LONGEST_REASON = 500
 _BRACKETS_TRIED = 50
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?"
+# Greedy, to the last mark: numbers that a model thinks of are no scores.
 _THINKING = re.compile(r"^.*</think>", re.DOTALL)
+# Something must end the number: where the reply was cut, a 1 may be the start of a 10.
 _CUT_JSON = re.compile(rf'"(first|second)"\s*:\s*"?({_NUMBER})(?=[\s,"}}/])')
 _BARE_LINE = re.compile(rf"{_NUMBER}(?:\s*/\s*10)?(?:[\s,;|]+{_NUMBER}(?:\s*/\s*10)?)*")
+# The lookahead refuses `2nd` as a number, and half of a number as well, which backtracking would take.
 _LABELLED = re.compile(
     rf"\b(?:first|second|answer|assistant|response|score)\b[^\n:=]{{0,30}}[:=]\s*({_NUMBER})(?![\d.]*\w)", re.IGNORECASE
 )
@@ -53,6 +56,7 @@ def read_scores(reply: Reply) -> Scores:
     if not found:
         shown = f": {text[:80]!r}" if text else ", it is empty"
         raise UnusableReplyError(f"reply: no scores in it{shown}", again=True)
+    # Of three numbers two may be the scores, but which ones would be a guess.
     if len(found) != 2:
         raise UnusableReplyError(f"reply: {len(found)} score{'s' * (len(found) > 1)} and not 2", again=True)
     for score in found:
@@ -65,6 +69,7 @@ def read_scores(reply: Reply) -> Scores:
 def _json_in(text: str) -> Any:
     """The first JSON object or list in a text, or None."""
     decoder = json.JSONDecoder()
+    # Only some brackets: decoding from each one of a long text could cost the square of its length.
     for start in islice(re.finditer(r"[\[{]", text), _BRACKETS_TRIED):
         try:
             return decoder.raw_decode(text, start.start())[0]
@@ -80,6 +85,7 @@ def _numbers_in(content: Any) -> list[float]:
     if isinstance(content, dict | list):
         values = content.values() if isinstance(content, dict) else content
         return [number for value in values if not _is_prose(value) for number in _numbers_in(value)]
+    # bool is a kind of int in Python: true would count as a score of 1.
     if isinstance(content, bool) or content is None:
         return []
     if isinstance(content, str):
@@ -104,4 +110,5 @@ def _numbers_in_text(text: str) -> list[float]:
 
 
 def _numbers_of_line(line: str) -> list[float]:
+    # The 10 of `8/10` is the scale, not a score.
     return [float(number) for number in re.findall(_NUMBER, re.sub(r"\s*/\s*10\b", "", line))]

@@ -46,11 +46,13 @@ def symptom(curves: Curves, steps_per_collection: int) -> str | None:
     """What has collapsed, judged when a new collection has entered `curves`; None in a healthy run."""
     kl, length = (_values(curves, name) for name in ("reverse_kl", "response_tokens"))
     entropy = _entropies(curves, steps_per_collection)
+    # The larger bound counts: twice a tiny start is mere noise, and 1 nat above a large one is too.
     exploded = [value > max(KL_TIMES * kl[0], kl[0] + KL_NATS) for value in kl]
     shrunk = [
         (now < SHORTEST * length[0] and away >= kl[0]) or (now < SHORTER * length[0] and away > FARTHER * kl[0])
         for now, away in zip(length, kl, strict=True)
     ]
+    # A share of the start's: vocabulary and data set the level. Before the first mean nothing is compared.
     frozen = [value < LEAST_ENTROPY * entropy[0] for value in entropy]
     if _lasts(exploded):
         return f"the reverse KL exploded, from {kl[0]:.3g} to {kl[-1]:.3g} nats a token"
@@ -78,6 +80,7 @@ def rows(collection: Collection, chosen: Sequence[int]) -> list[dict[str, Any]]:
             "teacher_logprobs": response.teacher_logprobs,
             "behaviour_logprobs": response.behaviour_logprobs,
             "reverse_kl": response.kl,
+            # The grid is padded to the limit; other values end with the response.
             "advantages": collection.advantages[index, :count],
         }
         known: dict[str, Any] = {"prompt_ids": collection.prompts[index], "response_ids": response.ids}
@@ -93,9 +96,11 @@ def _values(curves: Curves, name: str) -> list[float]:
 def _entropies(curves: Curves, steps_per_collection: int) -> list[float]:
     """Mean entropy in the updates on each collection that is done with; empty before the first is."""
     points = _values(curves, "entropy")
+    # A part of a collection holds only its early updates, no fair mean beside those of whole ones.
     whole = len(points) - len(points) % steps_per_collection
     return [fmean(points[start : start + steps_per_collection]) for start in range(0, whole, steps_per_collection)]
 
 
 def _lasts(signs: Sequence[bool]) -> bool:
+    # The first is the start, judged by itself; the signs that count come after it, hence one more.
     return len(signs) > IN_A_ROW and all(signs[-IN_A_ROW:])

@@ -34,6 +34,7 @@ class DividedTeacher:
         for layer in layers:
             _DividedLayer(layer, processes, outside)
         nn.Module.to(teacher, device())
+        # The forward as it was: a process that goes along with a pass must not announce one.
         self.processes, self.compute = processes, inner.forward
         inner.forward = self._together
 
@@ -41,6 +42,7 @@ class DividedTeacher:
         """Take part in the passes of the other processes until none of them wants another."""
         while self.processes.any(False):
             with torch.no_grad():
+                # One token is the least that gathers each layer once; what it gives is of no use.
                 self.compute(input_ids=torch.zeros(1, 1, dtype=torch.long, device=device()), use_cache=False)
 
     def _together(self, *arguments: Any, **given: Any) -> Any:
@@ -72,15 +74,19 @@ class _DividedLayer:
         self.ends = list(accumulate(map(len, parts)))
         self.processes = processes
         whole = torch.cat(parts)
+        # Rounded up and filled with zeros, since all_gather wants equal pieces.
         share = -(-len(whole) // processes.count)
         whole = nn.functional.pad(whole, (0, share * processes.count - len(whole)))
+        # A copy: a slice would keep the bytes of the whole layer in memory.
         self.mine = whole[processes.rank * share :][:share].to(device(), copy=True)
         self._drop()
         layer.register_forward_pre_hook(self._gather)
+        # After an error too, or the layer would stay whole.
         layer.register_forward_hook(self._drop, always_call=True)
 
     def _gather(self, *_: Any) -> None:
         whole = self.mine.new_empty(len(self.mine) * self.processes.count)
+        # The pieces are views of `whole`, so that the bytes arrive end to end and need no joining.
         dist.all_gather(list(whole.split(len(self.mine))), self.mine)
         for parameter, shape, end in zip(self.parameters, self.shapes, self.ends, strict=True):
             start = end - shape.numel() * parameter.element_size()

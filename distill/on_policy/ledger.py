@@ -39,14 +39,17 @@ class CostLedger:
     def timed(self, phase: str) -> Iterator[None]:
         """Add the time spent inside to a phase, and note its highest memory; phases do not nest."""
         self.memory.restart()
+        # CPU time is of all threads: above the clock where they run together, below it where one waits.
         began, cpu = time.perf_counter(), time.process_time()
         try:
             yield
+        # Failed work counts too: a batch that did not fit has cost its time.
         finally:
             entries = self.phases[phase]
             entries["seconds"] += time.perf_counter() - began
             entries["cpu_seconds"] += time.process_time() - cpu
             for name, mark in self.memory.peaks().items():
+                # Seconds add up over calls; a high-water mark does not.
                 entries[name] = max(entries[name], mark)
 
     def count(self, phase: str, **amounts: float) -> None:
@@ -65,8 +68,10 @@ class CostLedger:
     def summary(self) -> dict[str, Any]:
         """By phase: seconds, tokens a second, fill, peak memory; and passes a rollout token over the whole run."""
         report: dict[str, Any] = {phase: _phase(entries) for phase, entries in self.phases.items()}
+        # Asked for first, since a look-up would make the phase and the next summary would show it, empty.
         rollout_tokens = self.phases["collect"]["tokens"] if "collect" in self.phases else 0
         if rollout_tokens:
+            # What the algorithm needs for a rollout token; the check and validation are no part of it.
             cycle = [self.phases[name] for name in ("collect", "update") if name in self.phases]
             report["passes_per_rollout_token"] = {
                 name: round(sum(entries.get(name, 0) for entries in cycle) / rollout_tokens, 3) for name in PASSES
@@ -117,6 +122,7 @@ def _phase(entries: dict[str, float]) -> dict[str, Any]:
 
 
 def _share(part: float | None, whole: float | None) -> float | None:
+    # Absent counters and an empty whole give no share; 0 of something is one.
     return round(part / whole, 4) if part is not None and whole else None
 
 

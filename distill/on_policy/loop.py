@@ -155,6 +155,7 @@ class OnPolicyRun:
     def train(self, after_step: Callable[[OnPolicyRun], None] | None = None) -> None:
         """Run Algorithm 1 from where the state stands; the student ends with its best weights."""
         if self.step == 0:
+            # The untrained start competes too: a run that only harms the student gives it back unharmed.
             self._validate()
         while self.step < self.settings.max_steps:
             if self.collection is None or self.step % self.settings.steps_per_collection == 0:
@@ -171,6 +172,7 @@ class OnPolicyRun:
     def at_best(self) -> Iterator[None]:
         """Inside, the student has its best weights so far; afterwards those it had. For the first process alone."""
         parameters = trainable(self.student)
+        # References suffice: below, parameters are pointed elsewhere and nothing writes into these.
         now = {name: parameter.data for name, parameter in parameters.items()}
         for name, parameter in parameters.items():
             # A copy: what trains on meanwhile must not write into the best.
@@ -186,6 +188,7 @@ class OnPolicyRun:
             self._sample()
 
     def _sample(self) -> None:
+        # From the step alone: a resumed run asks for the same prompts with the same draws.
         number = self.step // self.settings.steps_per_collection
         with self.ledger.timed("collect"), self.engine.whole():
             self.collection = collect(
@@ -212,10 +215,12 @@ class OnPolicyRun:
             student_decode=tokens,
             student_forward=read,
             teacher_decode=tokens if mixed else 0,
+            # Without a mixture the teacher reads what was sampled afterwards, one forward a token.
             teacher_forward=read + (0 if mixed else tokens),
         )
         if number == 0:
             few = range(min(4, self.settings.rollouts))
+            # Not shared out: every process checks the same rows, so that all raise or none does.
             (batch,) = micro_batches(self.collection, few, self.settings, self.objective, len(few), self.student.device)
             with self.ledger.timed("check"), self.engine.whole():
                 require_agreement(self.student, self.teacher, batch, self.vocabulary)
@@ -231,6 +236,7 @@ class OnPolicyRun:
         number, within = divmod(self.step, settings.steps_per_collection)
         epoch, index = divmod(within, settings.rollouts // settings.minibatch)
         order = permutation(settings.rollouts, self.seed, "inner epoch", number, epoch)
+        # `rollouts` is a multiple of `minibatch`: each inner epoch takes every response exactly once.
         return order[index * settings.minibatch : (index + 1) * settings.minibatch]
 
     def _update(self, chosen: list[int]) -> None:
@@ -244,13 +250,16 @@ class OnPolicyRun:
         known = self.processes.sum(counts).tolist()
         self._count(known)
         with self.ledger.timed("update"):
+            # Sums over processes, not means: each part already holds the divisor of the whole mini-batch.
             loss, plain, *metrics = self.processes.sum(totals).tolist()
             norm = self.engine.step(rate, partial(self._require_finite, loss + plain, chosen))
         values = dict(zip(self.objective.metrics, metrics, strict=True))
         values.pop("reverse_kl", None)  # the curve of that name is of fresh rollouts
         if self.settings.normalise == "sequences":  # what describes a token stays a mean over tokens
+            # Its weights were 1 / responses; times responses / tokens they are 1 / tokens.
             values |= {name: values[name] * len(chosen) / known[0] for name in ("clipped", "entropy") if name in values}
         if self.settings.lm_coef:
+            # The coefficient taken out again, so that curves of different ones compare.
             values["plain_text"] = plain / self.settings.lm_coef
         self.curves.add(self.step, learning_rate=rate, grad_norm=norm, loss=loss + plain, **values)
         if self.micro_batch.halvings:
@@ -264,6 +273,7 @@ class OnPolicyRun:
         """
         assert self.collection is not None
         device = self.student.device
+        # New at each attempt: what an attempt without enough memory had added must not count twice.
         totals = torch.zeros(2 + len(self.objective.metrics), device=device)
         counts = torch.zeros(4, dtype=torch.long)
         trained, backward = self.engine.trained, self.engine.backward
@@ -273,6 +283,7 @@ class OnPolicyRun:
             ):
                 loss, metrics = trained(batch)
                 backward(loss)
+                # Detached: what is only shown must not hold on to a graph.
                 totals += torch.cat([loss.detach()[None], loss.new_zeros(1), metrics])
                 counts += torch.tensor([len(batch.packed.tokens), batch.real, batch.ids.numel(), 0])
         if self.settings.lm_coef:
@@ -290,6 +301,7 @@ class OnPolicyRun:
         settings, stream = self.settings, self.task.plain_text
         assert stream is not None  # checked when the run was made
         ids = draw_sequences(stream, settings.lm_batch, settings.lm_length, self.seed, self.step)
+        # Each process draws all windows and takes its share: the count of processes changes no draw.
         mine = torch.stack(self.processes.share(list(ids))).to(self.student.device)
         return list(mine.split(size))
 
@@ -321,6 +333,8 @@ class OnPolicyRun:
         with self.ledger.timed("validate"), self.engine.whole():
             found = self.validate(self.student)
         self.curves.add(self.step, **{f"valid_{name}": value for name, value in found.items()})
+        # Strictly: of equal ones the first stays, so the outcome has no ties to break.
         if found["rouge_l"] > self.best_rouge:
             self.best_rouge, self.best_step = found["rouge_l"], self.step
+            # Copies: on a CPU these are the live weights, which the next update overwrites.
             self.best_weights = {name: weights.clone() for name, weights in self.engine.weights().items()}

@@ -47,6 +47,7 @@ def weighted_loss(
 ) -> tuple[Tensor, Tensor]:
     """(scalar loss, metrics [M]), both weighted sums over the tokens given; logits are [N, V]."""
     losses, metrics = objective.losses(settings, student_logits, teacher_logits, packed, progress)
+    # Sums, not means: the divisor is in the weights, so that chunks of any size add up to the mean.
     return (losses * packed.weights).sum(), metrics @ packed.weights
 
 
@@ -65,10 +66,12 @@ def packed_loss(
 
     def loss(logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         here = packed.slice(part)
+        # The teacher is a constant of the loss: without a graph its logits go with the chunk.
         with torch.no_grad():
             # A resumed collection may come from a teacher of another precision.
             known = here.teacher_hidden.to(cast(Tensor, teacher_head.weight).dtype)
             teacher_logits = teacher_head(known)[:, :vocabulary]
+        # Cut before any softmax: both distributions then sum to 1 over the same ids.
         return weighted_loss(objective, settings, logits[:, :vocabulary], teacher_logits, here, progress)
 
     return chunked_head_loss(student_hidden, student_head, loss, len(objective.metrics), chunk)

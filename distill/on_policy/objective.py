@@ -57,6 +57,7 @@ class TokenLosses:
         self, settings: Any, teacher_logprobs: Tensor, student_logprobs: Tensor, kl: Tensor, mask: Tensor
     ) -> Tensor:
         """None is due."""
+        # Zeros on the whole grid, so that packing need not know which objectives give credit.
         return torch.zeros_like(kl)
 
     def scaled(self, settings: Any, advantages: Tensor, mask: Tensor) -> Tensor:
@@ -67,10 +68,13 @@ class TokenLosses:
         self, settings: Any, student_logits: Tensor, teacher_logits: Tensor, packed: Packed, progress: float
     ) -> tuple[Tensor, Tensor]:
         """The objective's own loss, and the entropy of q."""
+        # Before any sum over V: in half precision small probabilities would be lost in it.
         mine = precise(student_logits)
         loss = self.objective.token_losses(settings, mine, precise(teacher_logits), packed.tokens, progress)
+        # A number to watch, no part of the loss: a graph for it would hold [N, V] once more.
         with torch.no_grad():
             logq = mine.log_softmax(-1)
+            # From log q: an underflown probability gives 0 times a finite number, not 0 times -inf.
             entropy = -torch.linalg.vecdot(logq.exp(), logq)
         return loss, entropy[None]
 

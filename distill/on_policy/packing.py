@@ -53,6 +53,7 @@ def micro_batches(
     """
     mask = collection.mask[list(chosen)]
     scaled = objective.scaled(settings, collection.advantages[list(chosen)], mask)
+    # Counts of the whole mini-batch, before any split: weighted sums of the parts then add up to its mean.
     tokens = int(mask.sum())
     # "sequences": sum over a response's tokens, mean over responses.
     weight = 1.0 / tokens if settings.normalise == "tokens" else 1.0 / len(chosen)
@@ -60,6 +61,7 @@ def micro_batches(
     def length(row: int) -> int:
         return len(collection.prompts[chosen[row]]) + len(collection.responses[chosen[row]].ids)
 
+    # Sorted before the sharing: every process gets short and long ones alike, and so the same work.
     rows = processes.share(sorted(range(len(chosen)), key=length))
     return [
         _pack(collection, [(chosen[r], scaled[r]) for r in rows[start : start + size]], weight, device)
@@ -78,10 +80,12 @@ def _pack(
         tokens=torch.cat([torch.tensor(r.ids) for r in responses]).to(device),
         old_logprobs=old_logprobs,
         behaviour_logprobs=torch.cat([r.behaviour_logprobs for r in responses]).to(device),
+        # Rows of the grid are as wide as the limit; beyond a response's end they hold no token's credit.
         advantages=torch.cat([a[: len(r.ids)] for (_, a), r in zip(members, responses, strict=True)]).to(device),
         weights=torch.full_like(old_logprobs, weight),
         teacher_hidden=torch.cat([r.teacher_hidden for r in responses]).to(device),
     )
+    # The last token of each row is not fed, hence one less a row.
     real = sum(map(len, prompts)) + len(old_logprobs) - len(members)
     return MicroBatch(ids.to(device), positions.to(device), packed, real)
 
@@ -98,6 +102,7 @@ def require_agreement(student: PreTrainedModel, teacher: PreTrainedModel, batch:
         limit = AGREEMENT.get(model.dtype, 0.5)
         forced = picked(head(model)(response_hidden(model, batch.ids, batch.positions))[:, :vocabulary], tokens)
         found = (forced - known).abs().max().item()
+        # Not `found > limit`, which is false for nan.
         if not found <= limit:
             raise TrainingError(
                 f"the {name}'s log-probabilities from decoding and from a plain pass differ by {found:.3g} "
@@ -106,6 +111,7 @@ def require_agreement(student: PreTrainedModel, teacher: PreTrainedModel, batch:
             )
         return found
 
+    # From the kept states, not the kept numbers: the updates' teacher logits come from these states.
     decoded = picked(head(teacher)(batch.packed.teacher_hidden)[:, :vocabulary], tokens)
     return max(gap(student, batch.packed.old_logprobs, "student"), gap(teacher, decoded, "teacher"))
 

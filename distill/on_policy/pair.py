@@ -57,9 +57,11 @@ def load_pair(
     teacher_dtype, teacher_device = teacher_dtype or dtype, teacher_device or device
     if lora is None:
         return ModelPair(_load(start, dtype, device), _load(teacher, teacher_dtype, teacher_device), None, shared=False)
+    # Merged weights are split into base and adapter here, since only an adapter apart can be trained further.
     ours = unmerged_origin(start)
     goes_on = ours.adapter is not None and same_shape(ours.adapter, lora, ours.base)
     if not goes_on:
+        # Merged weights stay merged then: they are what a fresh adapter is added to.
         ours = origin(start)
     outside = str(ours.base) != str(start)
     adapted = Adapted(lora, ours.base if outside and (goes_on or ours.adapter is None) else None)
@@ -70,12 +72,14 @@ def load_pair(
     theirs = unmerged_origin(teacher)
     # Only weights that stay as they are can be shared.
     shared = str(theirs.base) == str(ours.base) and (goes_on or ours.adapter is None) and teacher_dtype == dtype
+    # Before the student's own adapter: the copy must take the base alone.
     other = _adapted_copy(student, theirs) if shared else _load(teacher, teacher_dtype, teacher_device)
     if ours.adapter is not None:
         read_adapter(student, ours.adapter)
         if goes_on:
             require_untouched_head(student, str(ours.adapter))
         else:
+            # Writes into the base's weights, and is reached only where the teacher does not share them.
             merge_adapter(student)
     if not goes_on:
         add_adapter(student, lora, seed)

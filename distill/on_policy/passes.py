@@ -16,10 +16,12 @@ def right_pad(prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> t
     # The last token is only ever predicted, never fed.
     fed = [prompt + response[:-1] for prompt, response in zip(prompts, responses, strict=True)]
     width = max(map(len, fed))
+    # Any id serves as padding: no position of it is picked, and none before it sees it.
     ids = torch.zeros(len(fed), width, dtype=torch.long)
     positions = []
     for row, (sequence, prompt, response) in enumerate(zip(fed, prompts, responses, strict=True)):
         ids[row, : len(sequence)] = torch.tensor(sequence)
+        # A position predicts the token after it: the prompt's last one predicts the response's first.
         first = row * width + len(prompt) - 1
         positions.append(torch.arange(first, first + len(response)))
     return ids, torch.cat(positions)

@@ -27,6 +27,7 @@ def token_stream(documents: Sequence[list[int]], eos_id: int) -> Tensor:
 def draw_sequences(stream: Tensor, count: int, length: int, seed: int, step: int) -> Tensor:
     """`count` windows of `length` tokens at places keyed by (seed, step), [count, length]."""
     random = rng(seed, "plain text", step)
+    # + 1, so that the last window may end with the stream; a shorter stream gives one cut window.
     starts = [random.randrange(max(1, len(stream) - length + 1)) for _ in range(count)]
     return torch.stack([stream[start : start + length] for start in starts])
 
@@ -35,6 +36,7 @@ def plaintext_loss(
     student: PreTrainedModel, teacher: PreTrainedModel, ids: Tensor, settings: OnPolicySettings
 ) -> Tensor:
     """L_PT of windows `ids` [B, L], a mean over predicted tokens; the teacher runs only when `lm_kd_ratio` > 0."""
+    # Nothing to compare the last position with: its target lies beyond the window.
     logits = head(student)(backbone(student)(input_ids=ids, use_cache=False).last_hidden_state[:, :-1])
     vocabulary = shared_vocabulary(student, teacher)
     logq = precise(logits[..., :vocabulary]).log_softmax(-1).flatten(0, 1)
@@ -43,6 +45,8 @@ def plaintext_loss(
         with torch.no_grad():
             hidden = backbone(teacher)(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
             p = precise(head(teacher)(hidden)[..., :vocabulary]).softmax(-1).flatten(0, 1)
+        # p has no gradient: soft cross-entropy and KL(p||q) then differ by a constant, and train alike.
+        # Like the hard term, a mean over B (L - 1) tokens, so that k is a true share.
         soft = -(p * logq).sum(-1).mean()
         loss = (1 - settings.lm_kd_ratio) * loss + settings.lm_kd_ratio * soft
     return loss

@@ -43,10 +43,12 @@ class Collection:
 
     def metrics(self) -> dict[str, float]:
         """What a person watches: reverse KL a token, response length, share cut at the limit; of samples if any."""
+        # Data responses keep their length whatever the student does, so a mean with them would hide a collapse.
         sampled = [r for r, own in zip(self.responses, self.sampled.tolist(), strict=True) if own]
         watched = sampled or self.responses
         tokens = sum(len(r.ids) for r in watched)
         return {
+            # One division at the end: a mean of each response's mean would weigh tokens of short ones more.
             "reverse_kl": sum(float(r.kl.sum()) for r in watched) / tokens,
             "response_tokens": tokens / len(watched),
             "truncated": sum(r.truncated for r in watched) / len(watched),
@@ -68,6 +70,7 @@ class Collection:
         for chosen in similar_lengths(prompts, batch_size):
             widest = max(len(prompts[i]) for i in chosen)
             padding += sum(widest - len(prompts[i]) for i in chosen)
+            # A batch steps as often as its longest response: tokens / slots is the share of rows still written.
             slots += len(chosen) * max(len(responses[i].ids) for i in chosen)
         positions = sum(map(len, prompts)) + tokens - len(responses)
         return {"tokens": tokens, "positions": positions, "padded": positions + padding, "slots": slots}
@@ -78,6 +81,7 @@ def prompt_stream(count: int, seed: int, start: int, length: int) -> list[int]:
     orders: dict[int, list[int]] = {}
     chosen = []
     for place in range(start, start + length):
+        # The order is keyed by the epoch, not shuffled from the one before: a resumed run needs no history.
         epoch, offset = divmod(place, count)
         if epoch not in orders:
             orders[epoch] = permutation(count, seed, "prompts", epoch)
@@ -90,6 +94,7 @@ def sampled_prompts(share: float, seed: int, start: int, length: int) -> list[bo
 
     Keyed by the place alone: neither processes nor a resume change a draw.
     """
+    # random() lies in [0, 1): below a share of 0 it never is, and below 1 always, so that 1 needs no draw.
     return [share >= 1 or rng(seed, "own share", start + i).random() < share for i in range(length)]
 
 
@@ -119,6 +124,7 @@ def collect(
     places = prompt_stream(len(prompts), seed, first, settings.rollouts)
     chosen = [prompts[i] for i in places]
     sampled = sampled_prompts(settings.own_share, seed, first, settings.rollouts)
+    # The key is the turn in the whole run, so that a response is the same in whichever process it is sampled.
     mine = processes.share(list(zip(places, sampled, range(first, first + settings.rollouts), strict=True)))
     own = [(prompts[place], key(seed, "rollout", turn)) for place, drawn, turn in mine if drawn]
     responses = sample_responses(
@@ -128,8 +134,10 @@ def collect(
         max_new_tokens=max_new_tokens,
         eos_id=eos_id,
         batch_size=batch_size,
+        # With alpha 0 the teacher need not decode: one pass over finished responses reads all tokens at once.
         mixture=Mixture(teacher, settings.teacher_mix_alpha) if settings.teacher_mix_alpha else None,
         vocabulary=shared_vocabulary(student, teacher),
+        # Kept own states let that pass form KL(q||p) from the student's head alone, without a second student pass.
         keep="teacher states" if settings.teacher_mix_alpha else "own states",
         on_batch=on_batch,
     )
@@ -138,8 +146,10 @@ def collect(
     if not all(drawn for _, drawn, _ in mine):
         given = [place for place, drawn, _ in mine if not drawn]
         read = read_responses(student, teacher, [prompts[i] for i in given], [data[i] for i in given], batch_size)
+        # Back to the order of turns, since `joined` takes the shares apart by place.
         drawn_ones, given_ones = iter(responses), iter(read)
         responses = [next(drawn_ones if drawn else given_ones) for _, drawn, _ in mine]
+    # Before `joined`, or this process would wait there while the others wait for it in a pass of the teacher.
     if settle is not None:
         settle()
     return assemble(chosen, processes.joined(responses), settings, objective, max_new_tokens, sampled)
@@ -160,6 +170,7 @@ def read_responses(
     for start in range(0, len(prompts), batch_size):
         group = responses[start : start + batch_size]
         ids, positions = right_pad(prompts[start : start + batch_size], group)
+        # Positions come row after row, so that lengths alone cut the states into responses.
         states = response_hidden(student, ids.to(student.device), positions.to(student.device))
         for row, hidden in zip(group, states.split([len(row) for row in group]), strict=True):
             known = picked(head(student)(hidden)[:, :vocabulary], torch.tensor(row, device=hidden.device)).cpu()
@@ -168,6 +179,7 @@ def read_responses(
                     ids=list(row),
                     truncated=False,
                     logprobs=known,
+                    # No draw to correct for: with q itself as behaviour the ratio is 1 before the first update.
                     behaviour_logprobs=known,
                     teacher_logprobs=nothing,
                     kl=nothing,
@@ -189,6 +201,7 @@ def score_with_teacher(
 ) -> None:
     """Fill in the teacher's part of responses the student sampled alone: one teacher pass (1 F_t) a response."""
     vocabulary = shared_vocabulary(student, teacher)
+    # Similar lengths waste little on padding; results go back by index, so the order has no other effect.
     order = sorted(range(len(responses)), key=lambda i: len(prompts[i]) + len(responses[i].ids))
     for start in range(0, len(order), batch_size):
         members = order[start : start + batch_size]
@@ -196,12 +209,15 @@ def score_with_teacher(
         states = response_hidden(teacher, ids.to(teacher.device), positions.to(teacher.device))
         for i, hidden in zip(members, states.split([len(responses[i].ids) for i in members]), strict=True):
             response = responses[i]
+            # Both cut before the softmax: distributions over the same ids, or the KL would not be one.
             logp = precise(head(teacher)(hidden)[:, :vocabulary]).log_softmax(-1)
             logq = precise(head(student)(response.hidden.to(hidden.device))[:, :vocabulary]).log_softmax(-1)
             tokens = torch.tensor(response.ids, device=hidden.device)[:, None]
             response.teacher_logprobs = logp.gather(-1, tokens).squeeze(-1).cpu()
+            # From logarithms: where exp(log q) underflows to 0 the difference is still finite, and the term 0, not nan.
             response.kl = (logq.exp() * (logq - logp)).sum(-1).cpu()
             response.teacher_hidden = hidden.cpu()
+            # Updates change the student, so that its states are stale from here on; the teacher's stay true.
             response.hidden = torch.empty(0)
 
 
@@ -214,6 +230,7 @@ def assemble(
     sampled: Sequence[bool] | None = None,
 ) -> Collection:
     """Responses with their advantages on the grid [R, T]; T is `longest`, the limit of sampling, or a longer row's."""
+    # The limit, not this collection's longest row: whitening over the grid counts the padding as well.
     width = max(longest, *(len(response.ids) for response in responses))
     mask = torch.zeros(len(responses), width, dtype=torch.bool)
     for row, response in enumerate(responses):
@@ -221,6 +238,7 @@ def assemble(
 
     def grid(name: str) -> Tensor:
         known = torch.cat([getattr(response, name) for response in responses])
+        # True places of the mask are filled row by row, the order in which the responses were put end to end.
         return known.new_zeros(mask.shape).masked_scatter(mask, known)
 
     found = objective.advantages(settings, grid("teacher_logprobs"), grid("logprobs"), grid("kl"), mask)

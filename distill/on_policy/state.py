@@ -19,6 +19,7 @@ from distill.on_policy.rollouts import Collection
 from distill.runs.curves import Curves
 from distill.runs.resume import ResumeStore, State
 
+# Read off the class: a tensor of each token that is added there is stored without a change here.
 _SEQUENCES = [f.name for f in dataclasses.fields(Response) if f.name not in ("ids", "truncated")]
 
 
@@ -61,18 +62,21 @@ def restore(run: OnPolicyRun, states: ResumeStore) -> None:
 def _flatten(collection: Collection) -> dict[str, Tensor]:
     """A collection as a few flat tensors with lengths."""
     responses = collection.responses
+    # Rows of unequal length end to end: safetensors know no ragged ones, and padding would be stored.
     flat: dict[str, Tensor] = {
         "prompt_ids": torch.tensor([i for prompt in collection.prompts for i in prompt]),
         "prompt_lengths": torch.tensor([len(prompt) for prompt in collection.prompts]),
         "response_ids": torch.tensor([i for response in responses for i in response.ids]),
         "response_lengths": torch.tensor([len(response.ids) for response in responses]),
         "truncated": torch.tensor([response.truncated for response in responses]),
+        # Stored, though they follow from the rest: a sum formed elsewhere may round to other bytes.
         "advantages": collection.advantages,
         "mask": collection.mask,
         "sampled": collection.sampled,
     }
     for name in _SEQUENCES:
         values = torch.cat([getattr(response, name) for response in responses])
+        # States that nobody kept are empty in every response, and come back empty.
         if values.numel():
             flat[name] = values
     return flat

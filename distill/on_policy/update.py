@@ -48,6 +48,7 @@ class UpdateLoss(nn.Module):
         self.student = student
         self.settings, self.objective, self.vocabulary = settings, objective, vocabulary
         self.progress = progress
+        # A tuple hides both from nn.Module, which would give their weights to the optimiser and to DeepSpeed.
         self._teacher = (teacher, teacher_head or head(teacher))
 
     def forward(self, batch: MicroBatch | Tensor) -> tuple[Tensor, Tensor]:
@@ -55,6 +56,7 @@ class UpdateLoss(nn.Module):
         teacher, teacher_head = self._teacher
         if isinstance(batch, Tensor):
             loss = self.settings.lm_coef * plaintext_loss(self.student, teacher, batch, self.settings)
+            # No metrics of its own; the shape is that of rollouts, so that one wrapped forward serves both.
             return loss, torch.zeros(len(self.objective.metrics), device=loss.device)
         hidden = response_hidden(self.student, batch.ids, batch.positions)
         return packed_loss(
@@ -75,6 +77,7 @@ class OffloadedTeacher:
     def __init__(self, teacher: PreTrainedModel) -> None:
         """Move the teacher to the CPU; `loaded` moves it back to where it was."""
         self.teacher, self.device = teacher, teacher.device
+        # Updates read kept states, so the head alone is needed; a copy, since the move below is in place.
         self.head = copy.deepcopy(head(teacher))
         nn.Module.to(teacher, "cpu")
 
@@ -96,6 +99,8 @@ def checkpointed(model: nn.Module, enabled: bool) -> Iterator[None]:
     """
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)] if enabled else []
     for layer in layers:
+        # The instance's attribute hides the method of its class, and `del` shows it again.
+        # Not reentrant: that form gives no gradient where no input needs one, as above frozen embeddings.
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:
         yield

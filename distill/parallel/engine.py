@@ -62,6 +62,7 @@ class PlainState:
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """See `TrainedState`."""
+        # No copy on a CPU: whoever keeps them past the next update has to make one.
         return ((name, parameter.detach().cpu()) for name, parameter in trainable(self.model).items())
 
     def moments(self) -> Iterator[tuple[str, Tensor]]:
@@ -74,6 +75,7 @@ class PlainState:
         """See `TrainedState`."""
         with torch.no_grad():
             for name, parameter in trainable(self.model).items():
+                # In place: the optimiser and the losses hold these very tensors.
                 parameter.copy_(weights[name])
                 if f"{name}/step" in moments:
                     self.optimiser.state[parameter] = {
@@ -138,12 +140,16 @@ class PlainEngine:
     def step(self, learning_rate: float, check: Callable[[float], None]) -> float:
         """See `Engine`."""
         for group in self.optimiser.param_groups:
+            # From the step each time, so that no scheduler has a state to store.
             group["lr"] = learning_rate
         parameters = trainable(self.student).values()
+        # Summed, not averaged: each loss already holds the divisor of the whole mini-batch.
+        # Before the norm: clipping each part by itself would not clip their sum.
         for parameter in parameters:
             if parameter.grad is not None:
                 self.processes.sum(parameter.grad)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm))
+        # Before the update: a norm that is no number never reaches weights or moments.
         check(norm)
         self.optimiser.step()
         self.forget()
@@ -151,6 +157,7 @@ class PlainEngine:
 
     def forget(self) -> None:
         """See `Engine`."""
+        # None, not zeros: the memory is free while responses are sampled.
         self.optimiser.zero_grad(set_to_none=True)
 
     def whole(self) -> AbstractContextManager[None]:
@@ -172,4 +179,5 @@ class PlainEngine:
     def finish(self, weights: Mapping[str, Tensor]) -> None:
         """See `Engine`."""
         if self.processes.is_first:
+            # Not strict: with an adapter the frozen base is absent, and a tied head stands there once.
             self.student.load_state_dict(weights, strict=False)

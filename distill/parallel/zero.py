@@ -57,6 +57,7 @@ def zero_config(
         "steps_per_print": sys.maxsize,
     }
     if dtype == torch.bfloat16:
+        # Added in float32: a sum in bfloat16 loses a micro-batch's small gradients.
         config |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     return config
 
@@ -100,10 +101,12 @@ class ZeroEngine:
         """
         self.deepspeed = load_deepspeed()
         self.student, self.processes, self.stage = student, processes, hardware.zero_stage
+        # From stage 2 on the backward pass itself exchanges gradients: one that fails leaves the others waiting.
         self.is_divided = (self.stage or 0) >= 2
         self.norm = 0.0
         inner = student
         if self.stage == 3:
+            # Two models: DeepSpeed's hooks gather each layer anew at every decoded token, the plain one is filled once.
             inner = copy.deepcopy(student)
             _empty(student)
         self.inner = inner
@@ -114,6 +117,7 @@ class ZeroEngine:
             # There DeepSpeed clips without telling the norm.
             optimiser.register_step_pre_hook(lambda *_: self._clip(settings.max_grad_norm))
             clip = 0.0
+        # 1 is nominal: micro-batches differ in size, and the tokens' weights carry the mean.
         config = zero_config(hardware, inner.dtype, 1, clip)
         config["managed_gradient_accumulation"] = False  # the loop knows when an update is complete
         self.trained, *_ = self.deepspeed.initialize(model=module, optimizer=optimiser, config=config)
@@ -125,6 +129,7 @@ class ZeroEngine:
 
     def backward(self, loss: Tensor) -> None:
         """DeepSpeed means over processes; ours are parts of one sum."""
+        # Times the count, which the mean divides out. No scaling by accumulation: the weights hold it.
         self.trained.backward(loss * self.processes.count, scale_wrt_gas=False)
 
     def step(self, learning_rate: float, check: Callable[[float], None]) -> float:
@@ -163,6 +168,8 @@ class ZeroEngine:
 
     def _kept(self, named: Iterator[tuple[str, Tensor]]) -> Named:
         """All processes put tensors together, the first keeps them."""
+        # Not skipped on the others: each step of the iterator gathers, and waits for all of them. Copies, since a
+        # value on a CPU may be the live one.
         return {name: value.clone() for name, value in named if self.processes.is_first}
 
     def restore(self, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
@@ -197,6 +204,7 @@ class ZeroState:
         if not states or not next(iter(states.values())):
             return
         self._link_states()
+        # All parameters step together, so that any one's count is everyone's.
         step = torch.as_tensor(next(iter(states.values()))["step"]).cpu()
         for key in MOMENTS[1:]:
             for name, value in self._collected(key):
@@ -209,12 +217,15 @@ class ZeroState:
         tensors = self.deepspeed.utils
         for name, parameter in self.model.named_parameters():
             value = weights[name]
+            # The first process's writing is what goes back into the pieces.
             with self.deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self.stage == 3):
                 parameter.data.copy_(value)
             if self.stage:
+                # AdamW updates this copy: left as it was, the first step would bring the old weights back.
                 tensors.safe_set_full_fp32_param(parameter, value.float().to(device()))
         if not moments:
             return
+        # Before the values: a run that has made no step has no moments to write into.
         self._make_states(next(moments[name] for name in moments if name.endswith("/step")))
         for name, parameter in self.model.named_parameters():
             for key in MOMENTS[1:]:
@@ -294,6 +305,7 @@ def _fill(model: nn.Module, inner: nn.Module) -> None:
         some = pairs[start : start + _GATHERED_TOGETHER]
         with gathered([theirs for _, theirs in some]):
             for mine, theirs in some:
+                # A copy: the gathered weights are freed where the block ends.
                 mine.data = theirs.detach().to(device(), copy=True)
 
 
@@ -301,4 +313,5 @@ def _empty(model: nn.Module) -> None:
     """Free a model's weights; it keeps its shape otherwise, and takes them back."""
     for parameter in model.parameters():
         parameter.data = parameter.data.new_empty(0)
+    # Buffers keep their values, and go where the weights will be filled in.
     nn.Module.to(model, device())

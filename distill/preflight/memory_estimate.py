@@ -142,6 +142,7 @@ def estimate(run: PlannedRun, place: Placement) -> Estimate:
     micro = max(1, min(place.micro_batch, run.batch // place.processes))
     held, host = _standing(run, place)
     gradients = run.trained * run.width * place.share(2)
+    # Gradients of an earlier pass stand beside the activations of the next one; a single pass starts with none.
     accumulates = run.batch // place.processes > micro or run.plain_text[0] > 0
     moments: dict[str, Parts] = {}
     for name, rows, length, tokens, kind in _passes(run, micro):
@@ -185,6 +186,7 @@ def _standing(run: PlannedRun, place: Placement) -> tuple[dict[str, float], dict
     student = run.student.parameters * run.width
     held: dict[str, float] = {"student": student * place.share(3)}
     host: dict[str, float] = {"libraries": LIBRARIES}
+    # AdamW keeps two numbers a parameter: means of the gradient and of its square.
     moments = 2 * run.trained * run.width * place.share(1)
     if place.offload == "none":
         held["AdamW's moments"] = moments
@@ -193,6 +195,7 @@ def _standing(run: PlannedRun, place: Placement) -> tuple[dict[str, float], dict
     if run.teacher is not None:
         teacher: float = run.teacher.parameters * run.teacher_width
         if place.teacher_shard and run.loss == "own samples":
+            # The embedding and the head stay whole in every process; only the layers are divided.
             whole = run.teacher.vocabulary * run.teacher.hidden * (1 if run.teacher.tied else 2) * run.teacher_width
             teacher = whole + (teacher - whole) / place.processes
         (host if place.teacher_offload else held)["teacher"] = teacher
@@ -230,6 +233,7 @@ def activations(shape: Shape, tokens: int, length: int, run: PlannedRun, place: 
             layer += 3 * shape.heads * length * run.width  # no fused kernel there: scores, mask and their product
     ends = 3 * shape.hidden * run.width
     if place.gradient_checkpointing:
+        # Every layer's input is kept; one layer at a time has all its activations, while it is computed again.
         return tokens * (shape.layers * shape.hidden * run.width + layer + ends)
     return tokens * (shape.layers * layer + ends)
 

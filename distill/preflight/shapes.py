@@ -68,19 +68,23 @@ class Shape:
 
     @property
     def _positions(self) -> int:
+        # Rotary positions have no parameters; OPT's table has two rows more than positions, which its offset skips.
         return {"gpt2": self.positions, "opt": self.positions + 2}.get(self.kind, 0) * self.hidden
 
     @property
     def _last(self) -> int:
+        # The norm before the head: layer norm has a scale and a shift, RMS norm a scale alone.
         return self.hidden * (2 if self.kind in ("gpt2", "opt") else 1)
 
     @property
     def _layer(self) -> int:
         d, f = self.hidden, self.ffn
         if self.kind in ("gpt2", "opt"):
+            # Four square projections and two of the feed-forward part, with biases, then two layer norms.
             return 4 * (d * d + d) + 2 * d * f + f + d + 4 * d
         queries, keys = self.heads * self.head_width, self.kv_heads * self.head_width
         biases = queries + 2 * keys if self.kind == "qwen2" else 0
+        # Queries and output, keys and values, the three matrices of a gated feed-forward part, two norms.
         return 2 * d * queries + 2 * d * keys + biases + 3 * d * f + 2 * d
 
     @property
@@ -101,9 +105,11 @@ class Shape:
     def adapter(self, rank: int, everywhere: bool) -> int:
         """Parameters of a LoRA adapter: on queries and values (GPT-2: on all three), or on every linear layer."""
         d, queries, keys = self.hidden, self.heads * self.head_width, self.kv_heads * self.head_width
+        # LoRA adds rank x (m + n) to a matrix m x n; GPT-2 has queries, keys and values in one of d x 3 d.
         attention = (d + 3 * d) if self.kind == "gpt2" else (d + queries) + (d + keys)
         if everywhere:
             ffns = 2 if self.kind in ("gpt2", "opt") else 3
+            # The output projection, which the first choice left out, and the keys where they stand apart.
             rest = (d + queries) if self.kind == "gpt2" else (d + queries) + (d + keys)
             attention += rest + ffns * (d + self.ffn)
         return self.layers * rank * attention
@@ -111,10 +117,12 @@ class Shape:
     @property
     def cache(self) -> int:
         """Numbers of a key-value cache, a token."""
+        # Keys and values; with grouped queries several heads share them, so kv_heads counts.
         return 2 * self.layers * self.kv_heads * self.head_width
 
     def forward_operations(self, context: float = 0.0, head: bool = True) -> float:
         """Floating point operations of a forward pass, a token: two a weight used, and attention over `context`."""
+        # Scores, then the weighted sum of values: each costs two operations a number of the context.
         body = self.layers * (2 * self._layer + 4 * context * self.heads * self.head_width)
         return body + (2 * self.embedding if head else 0)
 

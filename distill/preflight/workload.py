@@ -107,10 +107,13 @@ def supervised_work(
 ) -> Work:
     """A stage on `rows` rows; a `cached` teacher reads each row once, another every epoch."""
     length = lengths.prompt + lengths.response
+    # Rounded up: the last, smaller batch of an epoch is a step too.
     steps = -(-rows // settings.batch_size) * settings.epochs
     trained, answers = float(rows * settings.epochs) * length, float(rows * settings.epochs) * lengths.response
+    # The head runs on response tokens alone; a weight costs a product and an addition.
     operations = _TRAINED * (_body(student, length) * trained + 2 * student.embedding * answers)
     if teacher is not None:
+        # A frozen teacher only runs forward; kept states spare its body in later epochs, but not its head.
         operations += _body(teacher, length) * (rows * length if cached else trained) + 2 * teacher.embedding * answers
     checks = settings.epochs // settings.evaluate_every
     return _with_validation(Work(steps, trained, 0.0, operations, 0.0), checks, lengths, student)
@@ -122,10 +125,12 @@ def on_policy_work(settings: OnPolicySettings, lengths: Lengths, student: Shape,
     collections = -(-settings.max_steps // settings.steps_per_collection)
     generated = collections * settings.rollouts * lengths.generated
     decoding = sum(s.forward_operations(length / 2) for s in (student, teacher)) * generated
+    # Prompts are read below the head: the logits of their last position are those of the first sampled token.
     decoding += sum(_body(s, length) for s in (student, teacher)) * collections * settings.rollouts * lengths.prompt
     sequences = settings.max_steps * settings.minibatch
     plain = settings.max_steps * settings.lm_batch * settings.lm_length if settings.lm_coef else 0
     operations = _TRAINED * (_body(student, length) * sequences * length)
+    # The teacher's states were kept in the decode, so an update runs its head alone.
     operations += 2 * (_TRAINED * student.embedding + teacher.embedding) * sequences * lengths.generated
     operations += _TRAINED * student.forward_operations(settings.lm_length) * plain
     if settings.lm_kd_ratio:
@@ -137,6 +142,7 @@ def on_policy_work(settings: OnPolicySettings, lengths: Lengths, student: Shape,
 def sampling_work(responses: float, lengths: Lengths, shape: Shape) -> Work:
     """A stage that only samples `responses` responses."""
     generated = responses * lengths.generated
+    # A sampled token sees the whole prompt and, on average, half of the response.
     decoding = shape.forward_operations(lengths.prompt + lengths.generated / 2) * generated
     return Work(0, 0.0, generated, 0.0, decoding + _body(shape, lengths.prompt) * responses * lengths.prompt)
 

@@ -17,17 +17,20 @@ def _ngrams(text: str, n: int) -> Iterator[tuple[str, ...]]:
 
 def distinct_ngrams(texts: Sequence[str], n: int = 4) -> float | None:
     """Distinct over all word `n`-grams, pooled over `texts`, ×100 (paper Table 3); None if there are none."""
+    # Pooled before the division: a phrase that comes back in another answer is a repeat here.
     grams = [gram for text in texts for gram in _ngrams(text, n)]
     return 100 * len(set(grams)) / len(grams) if grams else None
 
 
 def repeated_share(text: str, n: int = 4) -> float | None:
     """Share of an answer's `n`-grams that occurred before in it, in [0, 1]; None if it is shorter than `n` words."""
+    # Each distinct n-gram has one first occurrence; all others are repeats.
     grams = list(_ngrams(text, n))
     return 1 - len(set(grams)) / len(grams) if grams else None
 
 
 def repeated_ngrams(texts: Sequence[str], n: int = 4) -> float | None:
     """Mean of `repeated_share` over the answers, ×100; answers too short for it have no say; None if all are."""
+    # Mean of shares, not of counts: a long answer that loops weighs no more than a short one.
     shares = [share for text in texts if (share := repeated_share(text, n)) is not None]
     return 100 * fsum(shares) / len(shares) if shares else None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+# Draws made at once: before they shrink to bytes they take eight times the memory.
 _A_BLOCK = 500
 _KEPT_BYTES = 2**28
 
@@ -31,6 +32,7 @@ def resampled(seed: int, rows: int, others: int, draws: int) -> Iterator[tuple[s
         return _counts(generator, rows, size), _counts(generator, others, size)
 
     for block, (by_row, by_other) in _blocks(("resampled", seed, rows, others, draws), draw):
+        # Cast once for all products of a block, each of which would cast the bytes again.
         yield block, (by_row.astype(np.float64), by_other.astype(np.float64))
 
 
@@ -38,6 +40,7 @@ def signed(seed: int, rows: int, draws: int) -> Iterator[tuple[slice, tuple[Floa
     """As `resampled`, then a sign for each row: 1 or -1, [draws, rows]."""
 
     def draw(generator: np.random.Generator, size: int) -> _Drawn:
+        # Counts before signs: the order of the two is part of what a seed yields.
         counts = _counts(generator, rows, size)
         return counts, 2 * generator.integers(0, 2, size=(size, rows), dtype=np.int8) - 1
 
@@ -57,6 +60,7 @@ def exchanging(seed: int, rows: int, draws: int) -> Iterator[tuple[slice, tuple[
 
 
 def _counts(generator: np.random.Generator, rows: int, size: int) -> NDArray[np.generic]:
+    # Drawing with replacement, each row as likely as another, makes the counts multinomial.
     counts = generator.multinomial(rows, np.full(rows, 1 / rows), size=size)
     # One byte, as a rule: rows are drawn once on average.
     return counts.astype(np.min_scalar_type(counts.max()))
@@ -73,6 +77,7 @@ class _Kept:
         """Keep the blocks; the keys used longest ago go."""
         self.blocks[name] = blocks
         self.bytes += _size(blocks)
+        # Even the newest goes where it alone is over the limit; its caller still holds it.
         while self.bytes > _KEPT_BYTES:
             self.bytes -= _size(self.blocks.popitem(last=False)[1])
 
@@ -95,6 +100,7 @@ def _blocks(name: _Key, draw: _Draw) -> Iterator[tuple[slice, _Drawn]]:
     _, seed, _, _, draws = name
     blocks = _KEPT.find(name)
     if blocks is None:
+        # One generator goes through the blocks in turn: another block size may yield other draws.
         generator = np.random.default_rng(seed)
         blocks = [draw(generator, min(_A_BLOCK, draws - start)) for start in range(0, draws, _A_BLOCK)]
         _KEPT.add(name, blocks)

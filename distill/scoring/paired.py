@@ -47,9 +47,11 @@ def compare_scores(scores: Mapping[str, Scores], seeds: Seeds, lower_is_better: 
     }
     others = [model for model in scores if model != REFERENCE_METHOD]
     if len(others) > 1:
+        # A prompt's mean over its seeds first, as in `compare`: noise within a prompt becomes spread between prompts.
         means = [score_matrix(scores[model], f"the scores of {model}").mean(axis=0) for model in others]
         columns = np.stack(means, axis=1)
         count = len(columns)
+        # Both are linear in the scores: one model's draws less another's are the draws of their difference.
         drawn, flipped = np.empty((DRAWS, len(others))), np.empty((DRAWS, len(others)))
         for block, (counts, signs) in signed(seeds(""), count, DRAWS):
             drawn[block] = counts @ columns / count
@@ -80,12 +82,14 @@ def compare_statistics(
     if len(others) > 1:
         sums = {model: columns[model].sum(axis=0) for model in others}
         drawn = {model: np.empty(DRAWS) for model in others}
+        # A ratio is not linear: the sums that change sides are kept, and each pair takes the statistic after the move.
         moved = {model: np.empty((DRAWS, columns[model].shape[1])) for model in others}
         for block, (counts, exchanged) in exchanging(seeds(""), len(columns[others[0]]), DRAWS):
             for model in others:
                 drawn[model][block] = statistic(counts @ columns[model])
                 moved[model][block] = exchanged @ columns[model]
         for a, b in combinations(others, 2):
+            # What A gains at exchanged prompts B loses; kept by model, this takes no product for each pair.
             difference, change = drawn[a] - drawn[b], moved[b] - moved[a]
             permuted = statistic(sums[a] + change) - statistic(sums[b] - change)
             observed = float(statistic(sums[a]) - statistic(sums[b]))
@@ -96,6 +100,7 @@ def compare_statistics(
 def _both_ways(models: Mapping[str, object], found: Mapping[tuple[str, str], Comparison]) -> Entries:
     """Every reference with every other model, in the models' order."""
     entries = {pair: comparison_entry(compared) for pair, compared in found.items()}
+    # Read from the same draws, so that the two sides of a pair never disagree.
     entries |= {(b, a): comparison_entry(turned(compared)) for (a, b), compared in found.items()}
     return {a: {b: entries[a, b] for b in models if b != a} for a in models}
 
@@ -103,6 +108,7 @@ def _both_ways(models: Mapping[str, object], found: Mapping[tuple[str, str], Com
 def turned(compared: Comparison) -> Comparison:
     """The same comparison as B minus A."""
     low, high = compared.interval
+    # The standard error and the two-sided p-value are the same from either side.
     # 0 minus, since a difference of none would become -0.0.
     return replace(
         compared,

@@ -19,17 +19,20 @@ _DIGITS = 4
 
 def mean_and_std(values: Sequence[float]) -> dict[str, float]:
     """Mean and sample standard deviation of one number per seed, rounded to 4 decimals."""
+    # fsum rounds once, at the end: the order of the values does not change the result.
     mean = fsum(values) / len(values)
     variance = fsum((value - mean) ** 2 for value in values) / (len(values) - 1) if len(values) > 1 else 0.0
     return {"mean": round(mean, _DIGITS), "std": round(sqrt(variance), _DIGITS)}
 
 
 def _grand_mean(rows: Sequence[Sequence[float]]) -> dict[str, float]:
+    # Every seed has as many examples, so the mean of all values is the mean of the seeds' means.
     values = [value for row in rows for value in row]
     return {"mean": round(fsum(values) / len(values), _DIGITS)}
 
 
 def _over_seeds(values: Sequence[float | None]) -> dict[str, float] | None:
+    # A seed whose answers are all too short for 4-grams has no value, which is not the same as 0.
     known = [value for value in values if value is not None]
     return mean_and_std(known) if known else None
 
@@ -44,6 +47,7 @@ def score_answers(
     [S][N] in the order of `seeds` and `ids`. Shares and scores are ×100.
     """
     count = len(answers.ids)
+    # Texts lie seed after seed, so the references repeat once for each seed.
     flat = rouge.score_all(
         [text for row in answers.texts for text in row],
         answers.references * len(answers.seeds),
@@ -63,6 +67,7 @@ def score_answers(
         "distinct_4": _over_seeds([diversity.distinct_ngrams(row) for row in answers.texts]),
         "repeated_4": _over_seeds([diversity.repeated_ngrams(row) for row in answers.texts]),
     }
+    # Means and spreads come from unrounded scores: rounding each example first would shift them.
     return {
         "rouge_l": {**mean_and_std(per_seed), "per_seed": [round(value, _DIGITS) for value in per_seed]},
         "exact_match": interval_entry(matched["mean"], bootstrap_interval(matches, seed=0)),

@@ -27,6 +27,7 @@ _DIGITS = 4
 
 def score_matrix(scores: Scores, name: str) -> Array:
     """Scores as an array [S, N]. Raises: DataError, naming them, when they are not one row of numbers a seed."""
+    # Rows of unequal lengths would make NumPy raise an error that does not name the scores.
     matrix = np.array(scores, dtype=np.float64) if len({len(row) for row in scores}) == 1 else np.empty((0, 0))
     if matrix.size == 0:
         raise DataError(f"{name} must be one row of example scores for each seed, all of one length; score again")
@@ -50,6 +51,7 @@ def bootstrap_interval(scores: Scores, seed: int, draws: int = DRAWS, level: flo
     # how often each row is drawn, rather than which: the mean is then two small products
     for block, (by_example, by_seed) in resampled(seed, examples, seeds, draws):
         drawn = ((by_example @ matrix.T) * by_seed).sum(axis=1)
+        # The counts of every draw add up to S and to N, so the weights of its cells add up to S x N.
         means[block] = drawn / (seeds * examples)
     return _percentiles(means, level)
 
@@ -103,13 +105,16 @@ def compare(
         raise DataError(
             f"{len(mean_a)} prompts cannot be compared with {len(mean_b)}; score both models on the same set"
         )
+    # Subtracted prompt by prompt: how hard a prompt is for both models cancels.
     differences = mean_a - mean_b
     count = len(differences)
     observed = float(differences.mean())
     drawn, flipped = np.empty(draws), np.empty(draws)
     for block, (counts, signs) in signed(seed, count, draws):
         drawn[block] = counts @ differences / count
+        # If A and B were alike, each prompt's difference would be as likely with the other sign.
         flipped[block] = signs @ differences / count
+    # Over n - 1, since the mean is of the same prompts; one prompt alone shows no spread.
     standard_error = float(differences.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
     return comparison(observed, standard_error, drawn, flipped, lower_is_better, level)
 
@@ -139,6 +144,7 @@ Statistic = Callable[[Array], Array]
 
 def ratio(sums: Array) -> Array:
     """The statistic whose two columns are numerator and denominator."""
+    # Sums first: a mean of the prompts' own ratios would give the tokens of short responses more weight.
     quotient: Array = sums[..., 0] / sums[..., 1]
     return quotient
 
@@ -177,7 +183,9 @@ def compare_statistic(
     drawn, permuted = np.empty(draws), np.empty(draws)
     for block, (counts, exchanged) in exchanging(seed, count, draws):
         drawn[block] = statistic(counts @ a) - statistic(counts @ b)
+        # At an exchanged prompt A's sums lose its own columns and gain B's; the two sums together stay the same.
         moved = exchanged @ (b - a)
         permuted[block] = statistic(a.sum(axis=0) + moved) - statistic(b.sum(axis=0) - moved)
     observed = float(statistic(a.sum(axis=0)) - statistic(b.sum(axis=0)))
+    # A ratio has no simple formula for its standard error: the spread of the draws stands for it.
     return comparison(observed, float(drawn.std(ddof=1)), drawn, permuted, lower_is_better, level)

@@ -15,6 +15,7 @@ from distill.text.examples import Example
 _BATCHES_SORTED_TOGETHER = 8
 FILLER = -1
 """Stands for no row, where several processes need equally many: nothing in it is learnt."""
+# One token, so that a batch of fillers has a width; no response, so that no label is learnt.
 _FILLER = Example(FILLER, [0], [], "")
 
 
@@ -49,6 +50,7 @@ class KeyedSampler(Sampler[int]):
         `fill` makes the last batch whole with fillers: accelerate would fill it with rows of the first.
         """
         self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+        # What is missing to the next multiple; 0 at one.
         self.fillers = -len(lengths) % batch_size if fill else 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -60,6 +62,7 @@ class KeyedSampler(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         order = permutation(len(self.lengths), self.seed, "rows", self.epoch)
+        # Sorted within a pool, not over all rows: a batch's company still changes with the epoch.
         pool = self.batch_size * _BATCHES_SORTED_TOGETHER
         batches: list[list[int]] = []
         for start in range(0, len(order), pool):
@@ -68,6 +71,7 @@ class KeyedSampler(Sampler[int]):
         # A short last batch stays last, or every batch after it would be cut across two.
         tail = [b for b in batches if len(b) < self.batch_size]
         whole = [b for b in batches if len(b) == self.batch_size]
+        # Or each pool would go from short to long, and the step would tell the length.
         shuffled = [whole[i] for i in permutation(len(whole), self.seed, "batches", self.epoch)]
         yield from (row for batch in shuffled + tail for row in batch)
         yield from [FILLER] * self.fillers
@@ -86,4 +90,5 @@ class EpochOrder(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The steps done say which epoch it is, after a resume too."""
+        # Rounded up: a short last batch is a step too.
         self.sampler.set_epoch(state.global_step // -(-len(self.sampler.lengths) // self.sampler.batch_size))

@@ -30,7 +30,9 @@ def write_tensors(
             waiting.clear()
 
     for key, tensor in tensors:
+        # Safetensors refuse a view with gaps.
         waiting[key] = tensor.contiguous()
+        # After the tensor, not before: none is cut in two, and a file may be over by at most one.
         if sum(value.nbytes for value in waiting.values()) >= bytes_a_file:
             flush()
     flush()
@@ -42,6 +44,7 @@ class StoredTensors(Mapping[str, Tensor]):
     def __init__(self, folder: Path, name: str) -> None:
         """See `write_tensors`; without a file it is empty."""
         self._places: dict[str, Path] = {}
+        # Names alone are read here; a tensor's bytes only when it is asked for.
         for path in sorted(folder.glob(f"{name}-*.safetensors")):
             with safe_open(path, framework="pt") as file:
                 self._places |= dict.fromkeys(file.keys(), path)

@@ -40,8 +40,11 @@ def store(
         write_tensors(aside, WEIGHTS, weights)
         write_tensors(aside, MOMENTS, moments)
         state.save_to_json(str(aside / _LOG))
+        # Last, over all other files: a state without it was cut short.
         seal(aside)
+    # Only after the new state stands, so that at no moment there is none.
     newest = _checkpoints(scratch)[-_KEPT:]
+    # The best may be older than the newest two, and its weights are what the run gives in the end.
     needed = {folder.name for folder in newest} | {best.name for f in newest if (best := _best(f)) is not None}
     for folder in _checkpoints(scratch):
         if folder.name not in needed:
@@ -64,6 +67,7 @@ def newest_checkpoint(scratch: Path) -> Path | None:
             best = _best(folder)
             if best is not None and best.is_dir():
                 require_own(best)
+            # A state whose best is damaged is no use: its end would have no weights to give.
             if best is None or is_intact(best):
                 return folder
         print(f"{folder} was cut short or is damaged; going back to the state before it", file=sys.stderr)
@@ -84,7 +88,9 @@ def curves_of(history: Sequence[Mapping[str, Any]], every: int) -> Curves:
         if "loss" in entry:
             losses.append(float(entry["loss"]))
             if step % every == 0:
+                # Values of this step, not means: the rate and the norm are read at the step they belong to.
                 shown = {name: float(entry[name]) for name in ("grad_norm", "learning_rate") if name in entry}
+                # By the count and not by `every`: a log may hold fewer losses.
                 curves.add(step, loss=sum(losses) / len(losses), **shown)
                 losses.clear()
     return curves
@@ -92,6 +98,7 @@ def curves_of(history: Sequence[Mapping[str, Any]], every: int) -> Curves:
 
 def _checkpoints(scratch: Path) -> list[Path]:
     """Oldest first."""
+    # As numbers: by name, 1000 would come before 200.
     return sorted(scratch.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
 
 

@@ -37,14 +37,19 @@ def discounted_returns(rewards: Tensor, mask: Tensor, discount: float, start: st
     least 1: the printed T-t-1 would be 0 and -1 at the end.
     """
     valid = mask.to(rewards.dtype)
+    # The recursion runs from the end: a reward on padding would reach every return before it.
     rewards = rewards * valid
     returns = torch.zeros_like(rewards)
     running = torch.zeros_like(rewards[:, 0])
+    # R_t = r_t + gamma R_{t+1} gives gamma^(t'-t) by products alone. Cumulative sums would be divided by gamma^t,
+    # which nears 0 in long responses and is 0 for a discount of 0.
     for t in range(rewards.shape[1] - 1, -1, -1):
         running = rewards[:, t] + discount * running
         returns[:, t] = running
+    # Valid tokens from t on, t itself included: as many as the rewards that R_t sums.
     terms = valid.flip(1).cumsum(1).flip(1)
     if start == "next":
+        # R_{t+1} is the neighbour's return, discounted from its own first term; after the last token nothing is due.
         returns = torch.cat([returns[:, 1:], torch.zeros_like(returns[:, :1])], dim=1)
         terms = terms - 1
     if length_norm:
@@ -60,7 +65,9 @@ def whitened(values: Tensor, mask: Tensor, over: str) -> Tensor:
         return values
     population = values[mask] if over == "tokens" else values.flatten()
     mean = population.mean()
+    # Population variance: a single token gives 0, where n - 1 would give nan.
     variance = population.var(correction=0)
+    # The mask again: less the mean, padding would no longer be 0.
     return (values - mean) * torch.rsqrt(variance + 1e-8) * mask
 
 
@@ -76,6 +83,7 @@ def advantages(
     result = discounted_returns(rewards, mask, settings.discount, settings.return_from, settings.length_norm)
     if settings.baseline == "closed_form":
         # Only the own reward's mean depends on nothing drawn after y_t; subtracting later ones would bias.
+        # Discount 0 leaves r_t, divided by the same number of terms as the return that it is taken from.
         own = discounted_returns(expected_rewards(kl, scale, clip), mask, 0.0, "current", settings.length_norm)
         result = result - own
     return result

@@ -16,6 +16,7 @@ from distill.project.settings import Settings
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {
+        # Same mean as the drawn token's reward with less variance; the single step has the own token's gradient.
         "rewards": "expected",
         "reward_scale": 1.0,
         "reward_clip": None,
@@ -35,18 +36,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "reward_scale": 1.0,
         "reward_clip": None,
         "return_from": "next",
+        # Eq. 3 sums later rewards with equal weights.
         "discount": 1.0,
         "length_norm": True,
         "whiten": "none",
         "importance_weight": True,
         "clip_form": "paper",
         "single_step": True,
+        # Prefixes come from p~, not q: the printed w_t stands for the correction, which the reference leaves out.
         "single_step_weighted": True,
         "normalise": "sequences",
         "lm_kd_ratio": 0.0,
     },
     "reference": {
         "rewards": "sampled",
+        # Divides, so that rewards are doubled; whitening takes the factor out again, but for the clip.
         "reward_scale": 0.5,
         "reward_clip": 100.0,
         "return_from": "current",
@@ -110,23 +114,27 @@ class ObjectiveSettings(Settings):
             return given
         # An unknown preset is one fault, not also a missing value for each setting it would have filled in.
         preset = PRESETS.get(str(given.get("preset")), PRESETS["default"])
+        # Filtered: a preset fills in `normalise` and `lm_kd_ratio` too, which the formula alone lacks. The given wins.
         return {**{name: value for name, value in preset.items() if name in cls.model_fields}, **given}
 
     @model_validator(mode="after")
     def _sound_formula(self) -> ObjectiveSettings:
         if not (self.policy_gradient or self.single_step):
             raise ValueError("`policy_gradient` and `single_step` are both off, so nothing is trained; turn one on")
+        # -KL(q||p) at t is fixed by the prefix, and E_{y~q}[grad log q(y)] = 0: its product has no gradient on average.
         expects_own = self.rewards == "expected" and self.return_from == "current"
         if self.policy_gradient and expects_own and not self.single_step:
             raise ValueError(
                 "expected rewards with `return_from: current` carry no gradient of the own token; without "
                 "`single_step` that part would be lost: turn `single_step` on or use `rewards: sampled`"
             )
+        # R_{t+1} starts after t, so that r_t is in no term but the single step.
         if self.policy_gradient and self.return_from == "next" and not self.single_step:
             raise ValueError(
                 "`return_from: next` leaves the own reward r_t to the single step; without `single_step` it would be "
                 "lost: turn `single_step` on or use `return_from: current`"
             )
+        # It is the mean of r_t: an own expected reward would cancel to 0, and a return without r_t would gain a term.
         if self.baseline == "closed_form" and (self.rewards, self.return_from) != ("sampled", "current"):
             raise ValueError("`baseline: closed_form` needs `rewards: sampled` and `return_from: current`")
         if self.baseline == "closed_form" and not self.policy_gradient:
@@ -139,6 +147,7 @@ class MiniLLMSettings(ObjectiveSettings, OnPolicySettings):
 
     @model_validator(mode="after")
     def _own_samples_alone(self) -> MiniLLMSettings:
+        # Data was not drawn from p~, and q/p~ corrects for nothing there.
         if self.policy_gradient and self.own_share < 1:
             raise ValueError("a policy gradient needs responses that were sampled; set `own_share: 1`")
         return self
