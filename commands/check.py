@@ -134,7 +134,7 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
     for family in table.families:
         if (profile := profiles.get(family)) is not None:
             faults += [f"profiles/{family}.yaml: {fault}" for fault in pseudo_faults(profile.recipe.pseudo, os.environ)]
-    blocks = [name for name in read_methods() if name != START]
+    blocks = [name for name in _attempt(faults, read_methods) or {} if name != START]
     faults += [
         f"{PARAMS}: method `{method}` has no block in dvc.yaml; add its three lines or use one of: {', '.join(blocks)}"
         for method in table.methods

@@ -153,6 +153,7 @@ class _Planner:
             rollouts=settings.rollouts,
             plain_text=(settings.lm_batch, settings.lm_length) if settings.lm_coef else (0, 0),
             plain_text_teacher=settings.lm_kd_ratio > 0,
+            reads_rows=settings.needs_rows,
         )
         work = on_policy_work(settings, self.lengths, self.student, self.teacher)
         return Plan(name, output, "student", work, estimate(run, self.place), self.student.parameters * run.width)
@@ -170,6 +171,8 @@ class _Planner:
         lengths, prompt = self.lengths, recipe.prompt
         # Own samples may be as long as the limit, whatever the data hold.
         response = prompt.max_response_tokens if loss == "own samples" else lengths.longest_response
+        if more.pop("reads_rows", False):
+            response = max(response, lengths.longest_response)
         # The row of the longest response: most logits, and with what is left to its prompt most tokens.
         before = lengths.longest_prompt if loss == "own samples" else lengths.longest_sequence - response
         validated = lengths.valid or (0 if lengths.known else 1000)

@@ -22,6 +22,8 @@ from distill.training.settings import SampledRowsSettings, SupervisedSettings
 _DVC = Path("dvc.yaml")
 # `init` is no method: it is the start of those on own samples.
 START = "init"
+_STARTS = ("base", START)
+_OBJECTIVES = Path("distill/objectives")
 
 
 @dataclass(frozen=True)
@@ -77,15 +79,24 @@ def _method(name: str, block: Mapping[str, Any], path: Path) -> Method | None:
         raise SettingsError(f"{path}: block {name} has `method: {variables['method']}`; write `method: {name}`")
     try:
         words = Template(block["cmd"]).substitute(variables, key="who").split()
+        own, given = words[2] == "stages.on_own_samples", words[5]
+        start = START if own else words[6]
     except KeyError as missing:
         raise SettingsError(f"{path}: block {name} has no {missing} in its `vars`; add it") from None
-    objective, own = load_objective(words[5]), words[2] == "stages.on_own_samples"
+    except (ValueError, IndexError):
+        raise SettingsError(
+            f"{path}: block {name}: its `cmd` names no training; use a template of the others"
+        ) from None
+    objective = load_objective(given)
+    if start not in _STARTS:
+        raise SettingsError(f"{path}: block {name} has `start: {start}`; write {' or '.join(_STARTS)}")
+    if not (_OBJECTIVES / given).exists():
+        raise SettingsError(f"{path}: block {name} has `objective: {given}`, which DVC cannot watch; write {given}.py")
     reads_teacher = any(str(dep).endswith("/teacher") for dep in block.get("deps", []))
     if objective.NEEDS_TEACHER and not reads_teacher:
-        raise SettingsError(f"{path}: block {name}: {words[5]} needs the teacher; use the template `with_teacher`")
+        raise SettingsError(f"{path}: block {name}: {given} needs the teacher; use the template `with_teacher`")
     if own and not objective.NEEDS_TEACHER:
-        raise SettingsError(f"{path}: block {name}: {words[5]} learns nothing from own samples; use `on_data`")
+        raise SettingsError(f"{path}: block {name}: {given} learns nothing from own samples; use `on_data`")
     if not own and not hasattr(objective, "token_losses"):
-        raise SettingsError(f"{path}: block {name}: {words[5]} needs own samples; use the template `on_own_samples`")
-    start = START if own else words[6]
+        raise SettingsError(f"{path}: block {name}: {given} needs own samples; use the template `on_own_samples`")
     return Method(name, objective, own, "--teacher-samples" in words, start, reads_teacher, tuple(words[2:]))

@@ -74,7 +74,9 @@ class StudentRecipe(Settings):
         starts = {name: self.methods[name].start for name in self.trained}
         if self.model is None and (wanting := [name for name, start in starts.items() if start == "base"]):
             raise ValueError(f"`model` is null but {', '.join(wanting)} is trained from it; give it, or `from` there")
-        wanting = [name for name, start in starts.items() if start != "base" and self.sections.get(start) is None]
+        # A section that is not there at all is `commands.check`'s to name.
+        null = {name for name, part in self.sections.items() if part is None}
+        wanting = [name for name, start in starts.items() if start in null]
         if wanting:
             raise ValueError(f"`init` is null but {', '.join(wanting)} starts from it; give it, or `from` there")
         return self

@@ -107,7 +107,8 @@ def values(content: Any, name: str) -> Iterator[tuple[str, MetricValue]]:
 def lower_is_better(name: str) -> bool:
     """Whether a sweep that ranks its points by this metric puts the lowest first, as for a loss.
 
-    Of a dotted name the last part that directions.yaml knows decides, as where `commands.compare` judges.
+    Of a dotted name, `<student>.<model>.….<metric>`, the last part or the one before it decides, as where
+    `commands.compare` judges.
     """
-    known = YAML(typ="safe").load(_DIRECTIONS.read_text(encoding="utf-8"))
-    return next((known[part] == "lower" for part in reversed(name.split(".")) if part in known), False)
+    known, parts = YAML(typ="safe").load(_DIRECTIONS.read_text(encoding="utf-8")), name.split(".")
+    return next((known[part] == "lower" for part in reversed(parts[2:][-2:] or parts[-1:]) if part in known), False)

@@ -116,15 +116,16 @@ def dependency_faults(stage: Stage, root: Path) -> list[str]:
 
 
 def _of_template(stage: Stage, root: Path) -> set[Path]:
-    """What the objectives of blocks with the same command import from outside of distill/objectives/.
+    """What the objectives of blocks with the same `deps:` import from outside of distill/objectives/.
 
-    Of all blocks, those of methods too that params.yaml does not name.
+    Of all blocks, those of methods too that params.yaml does not name. YAML gives blocks that merge a template one
+    and the same list.
     """
     if objective_of(stage) is None:
         return set()
-    command = " ".join(stage.command.split()[:3])
-    blocks = [block.get("do", block) for block in read_yaml(root / "dvc.yaml")["stages"].values()]
-    alike = [block for block in blocks if block["cmd"].startswith(f"{command} ")]
+    blocks = {name: block.get("do", block) for name, block in read_yaml(root / "dvc.yaml")["stages"].items()}
+    own = blocks[stage.block]["deps"]
+    alike = [block for block in blocks.values() if block.get("deps") is own]
     named = {
         variables["objective"] for block in alike for variables in block.get("vars", []) if "objective" in variables
     }

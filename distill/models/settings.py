@@ -62,7 +62,7 @@ class LoraSettings(Settings):
     alpha: Annotated[float, Field(gt=0)] = 32
     """Additions are multiplied by alpha / r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """On the inputs of the additions, in supervised training; MiniLLM's student has no dropout."""
+    """On the inputs of the additions, in supervised training; a student on its own samples has none."""
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] | None = None
     """Names of the layers that get an addition, e.g. `[q_proj, v_proj]`; null leaves them to peft, which takes the
     attention's projections of the architectures it knows. Never the output head or what is tied to it."""

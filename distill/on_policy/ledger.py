@@ -68,8 +68,10 @@ class CostLedger:
     def summary(self) -> dict[str, Any]:
         """By phase: seconds, tokens a second, fill, peak memory; and passes a rollout token over the whole run."""
         report: dict[str, Any] = {phase: _phase(entries) for phase, entries in self.phases.items()}
-        # Asked for first, since a look-up would make the phase and the next summary would show it, empty.
-        rollout_tokens = self.phases["collect"]["tokens"] if "collect" in self.phases else 0
+        # By `get`: a look-up would make the phase, and the next summary would show it, empty.
+        collected = self.phases.get("collect", {})
+        # Tokens that were sampled, and those of the data that both models have read.
+        rollout_tokens = collected.get("tokens", 0) + collected.get("student_forward", 0)
         if rollout_tokens:
             # What the algorithm needs for a rollout token; the check and validation are no part of it.
             cycle = [self.phases[name] for name in ("collect", "update") if name in self.phases]

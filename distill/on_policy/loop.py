@@ -219,7 +219,8 @@ class OnPolicyRun:
             teacher_forward=read + (0 if mixed else tokens),
         )
         if number == 0:
-            few = range(min(4, self.settings.rollouts))
+            # Sampled ones where there are any: those of the data come from such a pass themselves.
+            few = (self.collection.sampled.nonzero().flatten().tolist() or list(range(self.settings.rollouts)))[:4]
             # Not shared out: every process checks the same rows, so that all raise or none does.
             (batch,) = micro_batches(self.collection, few, self.settings, self.objective, len(few), self.student.device)
             with self.ledger.timed("check"), self.engine.whole():

@@ -120,16 +120,22 @@ def supervised_work(
 
 
 def on_policy_work(settings: OnPolicySettings, lengths: Lengths, student: Shape, teacher: Shape) -> Work:
-    """Algorithm 1: rollouts of both models, updates of the student, plain text."""
+    """Rollouts of the student or of both models, rows that are read in their place, updates, plain text."""
     length = lengths.prompt + lengths.generated
     collections = -(-settings.max_steps // settings.steps_per_collection)
-    generated = collections * settings.rollouts * lengths.generated
-    decoding = sum(s.forward_operations(length / 2) for s in (student, teacher)) * generated
+    sampled = collections * settings.rollouts * settings.own_share
+    read = collections * settings.rollouts - sampled
+    generated = sampled * lengths.generated
+    # The teacher samples along in a mixture; otherwise it reads what the student has sampled.
+    samplers = (student, teacher) if settings.teacher_mix_alpha else (student,)
+    decoding = sum(s.forward_operations(length / 2) for s in samplers) * generated
     # Prompts are read below the head: the logits of their last position are those of the first sampled token.
-    decoding += sum(_body(s, length) for s in (student, teacher)) * collections * settings.rollouts * lengths.prompt
+    decoding += sum(_body(s, length) for s in samplers) * sampled * lengths.prompt
     sequences = settings.max_steps * settings.minibatch
     plain = settings.max_steps * settings.lm_batch * settings.lm_length if settings.lm_coef else 0
     operations = _TRAINED * (_body(student, length) * sequences * length)
+    operations += _body(student, length) * read * length
+    operations += _body(teacher, length) * (read if settings.teacher_mix_alpha else read + sampled) * length
     # The teacher's states were kept in the decode, so an update runs its head alone.
     operations += 2 * (_TRAINED * student.embedding + teacher.embedding) * sequences * lengths.generated
     operations += _TRAINED * student.forward_operations(settings.lm_length) * plain

@@ -63,6 +63,8 @@ class Table(Settings):
                 raise ValueError(f"student `{student}` names family `{row.family}`; the families are: {known}")
         if both := self.students.keys() & self.families.keys():
             raise ValueError(f"`{both.pop()}` is both a student and a family; their folders in runs/ would collide")
+        if not self.methods:
+            raise ValueError("`methods` names none, so there is nothing to compare; name one, e.g. `sft: *students`")
         for method, rows in self.methods.items():
             if rows != self.students:
                 raise ValueError(f"method `{method}` must name the rows of all students; write `{method}: *students`")
@@ -95,8 +97,8 @@ def read_profile(family: str) -> dict[str, Any]:
     content = read_yaml(path)
     recipe = content.get("recipe")
     inside = set(content) | (set(recipe) if isinstance(recipe, dict) else set())
-    # Both have students, as a table here and as recipes there.
-    if twice := sorted(inside & set(read_yaml(PARAMS)) - {"students"}):
+    # Both have students and methods, as a table here and as recipes there.
+    if twice := sorted(inside & set(read_yaml(PARAMS)) - {"students", "methods"}):
         raise SettingsError(
             f"{path}: {', '.join(twice)} stand(s) in {PARAMS} too; a setting lives in one place: keep one"
         )

@@ -13,9 +13,11 @@ _SIGNS = {"higher": 1, "lower": -1}
 def direction(name: str) -> int:
     """1 where a higher value of the metric is better, -1 where a lower one is, 0 where neither is.
 
-    Of a dotted name the last part that the file knows decides: `tiny.kd.toy.rouge_l_by_length.11+`.
+    Of a dotted name, `<student>.<model>.….<metric>`, the last part or the one before it decides, as in
+    `tiny.kd.toy.rouge_l_by_length.11+`; a model may have a metric's name.
     """
-    return next((_known()[part] for part in reversed(name.split(".")) if part in _known()), 0)
+    parts = name.split(".")
+    return next((_known()[part] for part in reversed(parts[2:][-2:] or parts[-1:]) if part in _known()), 0)
 
 
 def lower_is_better(name: str) -> bool:

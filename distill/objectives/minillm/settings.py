@@ -137,6 +137,9 @@ class ObjectiveSettings(Settings):
         # It is the mean of r_t: an own expected reward would cancel to 0, and a return without r_t would gain a term.
         if self.baseline == "closed_form" and (self.rewards, self.return_from) != ("sampled", "current"):
             raise ValueError("`baseline: closed_form` needs `rewards: sampled` and `return_from: current`")
+        # `own_share` stands among the settings of training on own samples, in the same section.
+        if self.policy_gradient and getattr(self, "own_share", 1) < 1:
+            raise ValueError("a policy gradient needs responses that were sampled; set `own_share: 1`")
         if self.baseline == "closed_form" and not self.policy_gradient:
             raise ValueError("`baseline` is of the long term, which `policy_gradient: false` leaves out; remove it")
         return self
@@ -144,10 +147,3 @@ class ObjectiveSettings(Settings):
 
 class MiniLLMSettings(ObjectiveSettings, OnPolicySettings):
     """A whole section: MiniLLM's formula and its training on own samples."""
-
-    @model_validator(mode="after")
-    def _own_samples_alone(self) -> MiniLLMSettings:
-        # Data was not drawn from p~, and q/p~ corrects for nothing there.
-        if self.policy_gradient and self.own_share < 1:
-            raise ValueError("a policy gradient needs responses that were sampled; set `own_share: 1`")
-        return self
