@@ -1,1 +1,8 @@
 """Commands that people type: small programs over the files of the pipeline; `stages/` holds what DVC runs."""
+
+import sys
+
+from distill.project.errors import answer_early_interrupt
+
+if sys.argv[0] == "-m":  # so Python calls it while it looks for the module to run as a command
+    answer_early_interrupt()

@@ -134,13 +134,15 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
     for family in table.families:
         if (profile := profiles.get(family)) is not None:
             faults += [f"profiles/{family}.yaml: {fault}" for fault in pseudo_faults(profile.recipe.pseudo, os.environ)]
-    blocks = [name for name in _attempt(faults, read_methods) or {} if name != START]
-    faults += [
-        f"{PARAMS}: method `{method}` has no block in dvc.yaml; add its three lines or use one of: {', '.join(blocks)}"
-        for method in table.methods
-        if method not in blocks
-    ]
-    faults += unlisted_methods(blocks)
+    # What is wrong with a block is told by the profiles, which cannot be read without it.
+    if blocks := [name for name in _attempt([], read_methods) or {} if name != START]:
+        known = ", ".join(blocks)
+        faults += [
+            f"{PARAMS}: method `{method}` has no block in dvc.yaml; add its three lines or use one of: {known}"
+            for method in table.methods
+            if method not in blocks
+        ]
+        faults += unlisted_methods(blocks)
     for kind, places in (
         ("families", table.families),
         ("datasets", table.datasets),

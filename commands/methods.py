@@ -23,7 +23,6 @@ _DVC = Path("dvc.yaml")
 # `init` is no method: it is the start of those on own samples.
 START = "init"
 _STARTS = ("base", START)
-_OBJECTIVES = Path("distill/objectives")
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,10 @@ def _method(name: str, block: Mapping[str, Any], path: Path) -> Method | None:
     objective = load_objective(given)
     if start not in _STARTS:
         raise SettingsError(f"{path}: block {name} has `start: {start}`; write {' or '.join(_STARTS)}")
-    if not (_OBJECTIVES / given).exists():
-        raise SettingsError(f"{path}: block {name} has `objective: {given}`, which DVC cannot watch; write {given}.py")
+    file = Path(str(getattr(objective, "__file__", given)))
+    watched = file.parent.name if file.name == "__init__.py" else file.name
+    if given != watched:
+        raise SettingsError(f"{path}: block {name} has `objective: {given}`, which DVC cannot watch; write {watched}")
     reads_teacher = any(str(dep).endswith("/teacher") for dep in block.get("deps", []))
     if objective.NEEDS_TEACHER and not reads_teacher:
         raise SettingsError(f"{path}: block {name}: {given} needs the teacher; use the template `with_teacher`")

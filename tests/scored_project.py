@@ -23,6 +23,7 @@ from stages import results as results_stage
 from stages import rouge as rouge_stage
 
 METHODS = ("sft", "minillm", "kd")
+LABELS = {"sft": "SFT", "minillm": "MiniLLM", "kd": "KD"}
 SETS = ("toy_id", "toy_shift")
 QUALITY = {"teacher": 0.9, "sft": 0.4, "minillm": 0.7, "kd": 0.69}
 WORDS = (
@@ -93,6 +94,8 @@ def make_project(root: Path, examples: int = 60) -> None:
             ]
             put_rows(root / f"responses/{home(model)}/{model}/{name}.jsonl", rows)
     make_measures(root, rng)
+    for method, label in LABELS.items():
+        put(root / f"runs/tiny/{method}/meta.json", json.dumps({"label": label}))
     put(
         root / "runs/tiny/sft.curves/loss.tsv",
         "step\tloss\n" + "".join(f"{s}\t{1 / s}\n" for s in range(1, 1001)),

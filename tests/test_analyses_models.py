@@ -162,7 +162,8 @@ def project(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pyt
     put(
         tmp_path / "params.yaml",
         "students: {tiny: {family: toy}}\nfamilies: {toy: x}\ndatasets: {easy: a}\ncalibration: {whether: b}\n"
-        "methods: [sft, minillm]\nseed: 0\nevaluation: {seeds: [10, 20]}\n",
+        "methods: &methods {sft: {tiny: {family: toy}}, minillm: {tiny: {family: toy}}}\ntrained: *methods\n"
+        "seed: 0\nevaluation: {seeds: [10, 20]}\n",
     )
     recipe = {"dtype": "float32", "data": {}, "prompt": PROMPT.model_dump()}
     put(tmp_path / "profiles/toy.yaml", json.dumps({"recipe": recipe, "hardware": {"threads": 1}}))
@@ -211,7 +212,7 @@ def test_stages_write_what_the_results_gather(project: Path, monkeypatch: pytest
     assert (project / "analyses/tiny/reliability/whether.minillm.tsv").is_file()
     assert (project / "analyses/tiny/lengths/easy.teacher.tsv").is_file()
     assert summary["calibration"]["whether"]["examples"] == 8
-    assert summary["models"]["sft"] == {"label": "SFT", "tokens": "from 1"}
+    assert summary["models"]["sft"] == {"label": "sft", "tokens": "from 1"}
     for reference in summary["metrics"]:
         assert list(summary["significance"][reference]) == [model for model in found if model != reference]
     both = {"easy", "kl", "exposure", "calibration", "loss", "lengths"}

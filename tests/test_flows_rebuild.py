@@ -120,8 +120,8 @@ def test_a_gate_that_cannot_compare_does_not_pass(
     assert build().is_completed()
     commit(repository, "Built")
     change(repository, "quality: 20.0", "quality: 15.0")
-    (repository / "stages").mkdir()  # hides the project's own
-    (repository / "stages/__init__.py").touch()
+    (repository / "commands").mkdir()  # hides the project's own
+    (repository / "commands/__init__.py").touch()
     (repository / "commands/compare.py").write_text("raise SystemExit('error: out of order; mend it')\n")
     state = build()
     assert state.is_completed()

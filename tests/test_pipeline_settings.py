@@ -133,6 +133,64 @@ def test_a_fault_is_named_with_its_fix(
     assert said in refused(check.main)
 
 
+BLOCKS = [
+    ("objective: kd.py", "objective: kd", "block kd has `objective: kd`, which DVC cannot watch; write kd.py"),
+    (
+        "objective: kd.py",
+        "objective: kdd.py",
+        "no objective `kdd` in distill/objectives; write kdd.py or use one of: jsd",
+    ),
+    ("jsd.py, start: init", "jsd.py, start: nit", "block jsd has `start: nit`; write base or init"),
+    (
+        "method: jsd, objective: jsd.py",
+        "method: jsd, objective: minillm",
+        "minillm needs own samples; use the template",
+    ),
+    ("method: gkd, objective: jsd.py", "method: gkd, objective: sft.py", "sft.py learns nothing from own samples; use"),
+    (
+        "method: gkd, objective: jsd.py",
+        "method: gdk, objective: jsd.py",
+        "block gkd has `method: gdk`; write `method: gkd`",
+    ),
+    (
+        "<<: *with_teacher, vars: [{method: jsd",
+        "<<: *on_data, vars: [{method: jsd",
+        "jsd.py needs the teacher; use the temp",
+    ),
+    (", gkd: {},", ",", "dvc.yaml: `gkd` is not in `trained` of its vars; add `gkd: {}`"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "said"), BLOCKS, ids=[new for _, new, _ in BLOCKS])
+def test_a_fault_in_a_block_of_the_graph_is_named_with_its_fix(
+    project: Path, refused: Refused, old: str, new: str, said: str
+) -> None:
+    graph = (project / "dvc.yaml").read_text()
+    assert old in graph
+    (project / "dvc.yaml").write_text(graph.replace(old, new, 1))
+    assert said in refused(check.main)
+
+
+def test_a_section_is_written_once_for_all_students(
+    project: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """YAML's own merge: a student takes what is there and overrides what differs."""
+    profile = (project / MINI).read_text()
+    shared = "  methods: &shared\n    jsd: {learning_rate: 1e-3, batch_size: 8, epochs: 1}\n\n  students:\n    small:\n"
+    (project / MINI).write_text(profile.replace("  students:\n    small:\n", f"{shared}      <<: *shared\n"))
+    set_methods(project, "sft", "minillm", "jsd")
+    monkeypatch.setattr(sys, "argv", ["check"])
+    check.main()
+    capsys.readouterr()
+    edit(project / MINI, "recipe.methods.jsd.batch_size", 0)
+    assert "recipe.students.small.jsd" in refused(check.main)
+
+
+def test_a_policy_gradient_refuses_rows_of_the_data(project: Path, refused: Refused) -> None:
+    edit(project / MINI, f"{SMALL}.minillm.own_share", 0.5)
+    assert "a policy gradient needs responses that were sampled; set `own_share: 1`" in refused(check.main)
+
+
 def test_all_faults_are_told_at_once(project: Path, refused: Refused) -> None:
     for place, value in {
         f"{SMALL}.minillm.teacher_mix_alfa": 0.2,

@@ -17,6 +17,7 @@ from distill.scoring import results, tables
 from stages import report as report_stage
 from stages import results as results_stage
 from tests.scored_project import (
+    LABELS,
     METHODS,
     NOTE,
     SETS,
@@ -165,7 +166,7 @@ def test_the_same_input_gives_the_same_bytes(project: Path, tmp_path: Path, monk
         run(monkeypatch, root, report_stage)
     files = [path.relative_to(project) for folder in ("results", "analyses") for path in (project / folder).rglob("*")]
     files = [path for path in files if (project / path).is_file() and path.suffix != ".parquet"]
-    expected = {"report.html", "report.md", "tiny.csv", "tiny.json", "tiny.significance.json"}
+    expected = {"report.html", "report.md", "tiny.csv", "tiny.json", "tiny.models.json", "tiny.significance.json"}
     assert {path.name for path in files if path.parts[0] == "results"} == expected
     for path in files:
         assert (project / path).read_bytes() == (tmp_path / path).read_bytes(), path
@@ -270,7 +271,9 @@ def test_show_writes_the_readme_between_its_marks(
 
 
 def small_table(**means: float) -> tables.ResultTable:
-    experiment = results.StudentTable("s", "f", tuple(name for name in means if name != "teacher"), ("x",), 0)
+    experiment = results.StudentTable(
+        "s", "f", tuple(name for name in means if name != "teacher"), ("x",), 0, labels=LABELS
+    )
     metrics = {
         name: {"x": {"rouge_l": {"mean": mean, "std": 1.26, "per_seed": [mean, mean]}}} for name, mean in means.items()
     }

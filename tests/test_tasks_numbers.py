@@ -183,7 +183,7 @@ def test_every_point_of_a_shipped_sweep_is_a_sound_setting(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for point in read_sweep(file).points:
-        for source in ("params.yaml", "profiles/toy.yaml"):
+        for source in ("dvc.yaml", "params.yaml", "profiles/toy.yaml"):
             (tmp_path / source).parent.mkdir(exist_ok=True)
             shutil.copyfile(ROOT / source, tmp_path / source)
         write_settings(tmp_path, point.settings)

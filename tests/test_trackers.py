@@ -39,6 +39,10 @@ def test_no_tracker_costs_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+COMMANDS = {
+    "sft": ("on_rows", "small", "sft", "sft.py", "base"),
+    "minillm": ("on_own_samples", "small", "minillm", "minillm"),
+}
 needs_tensorboard = pytest.mark.skipif(
     find_spec("tensorboard") is None, reason="tensorboard is not installed: pip install -e '.[trackers]'"
 )
@@ -64,8 +68,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built pipeline with TensorBoard switched on, and two of its stages run again."""
     root = Path(shutil.copytree(built(tmp_path_factory), tmp_path_factory.mktemp("trackers") / "project"))
     edit(root / "profiles/mini.yaml", "hardware.report_to", ["tensorboard"])
-    stage(root, "sft", "small", "sft")
-    stage(root, "minillm", "small", "minillm")
+    for command in COMMANDS.values():
+        stage(root, *command)
     return root
 
 
@@ -116,7 +120,7 @@ def trained(root: Path, tracker: str) -> dict[str, dict[str, dict[int, float]]]:
     """SFT and MiniLLM run again with that tracker: the curves that DVC plots, by stage and name."""
     edit(root / "profiles/mini.yaml", "hardware.report_to", [tracker])
     for name in ("sft", "minillm"):
-        said = stage(root, name, "small", name)
+        said = stage(root, *COMMANDS[name])
         assert "Traceback" not in said
         assert "WARNING" not in said.upper(), said
     return {

@@ -48,7 +48,8 @@ _QUALITY = {"teacher": 0.95, **{name: quality for name, (_, _, quality) in METHO
 
 def experiment(sets: Sequence[str] = SETS) -> StudentTable:
     """The student and what params.yaml would name for it."""
-    return StudentTable("tiny", "toy", tuple(METHODS), tuple(sets), seed=0)
+    labels = {name: label for name, (label, *_) in METHODS.items()}
+    return StudentTable("tiny", "toy", tuple(METHODS), tuple(sets), seed=0, labels=labels)
 
 
 def summary(sets: Sequence[str] = SETS) -> dict[str, Any]:

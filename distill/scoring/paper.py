@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from distill.project.errors import DataError
 from distill.project.settings import read_yaml
-from distill.scoring.names import TEACHER
+from distill.scoring.names import TEACHER, label
 from distill.scoring.tables import Cell, ResultTable, TableRow
 
 TABLE = Path(__file__).with_name("paper_table.yaml")
@@ -99,7 +99,9 @@ def build(paper: Paper, student: str, results: Mapping[str, Any], labels: Mappin
     models = list(dict.fromkeys(model for model, _, _ in found))
     who = paper.students[student]
     rows = [
-        TableRow(labels.get(model, model), tuple(_cell(found.get((model, *column))) for column in columns), student)
+        TableRow(
+            labels.get(model) or label(model), tuple(_cell(found.get((model, *column))) for column in columns), student
+        )
         for model in models
     ]
     counts = Counter(compared.verdict for compared in found.values())

@@ -70,7 +70,11 @@ def read(experiment: StudentTable, summary: Mapping[str, Any]) -> Roster:
     """The roster by `models` of analyses/<student>/summary.json; without that part, in the order of params.yaml."""
     said: Mapping[str, Any] = summary.get("models", {})
     models = [
-        Model(name, str(said.get(name, {}).get("label") or label(name)), str(said.get(name, {}).get("tokens") or ""))
+        Model(
+            name,
+            str(said.get(name, {}).get("label") or experiment.label(name)),
+            str(said.get(name, {}).get("tokens") or ""),
+        )
         for name in experiment.models
     ]
     ranks = [TEACHER, *GROUPS, *sorted({model.tokens for model in models} - {*GROUPS, ""}), ""]
