@@ -25,7 +25,7 @@ from distill.judging.settings import JudgeSettings, judge_faults, pseudo_faults
 from distill.models.settings import ModelSettings, Taken
 from distill.project.errors import SettingsError, run_stage
 from distill.project.references import ModelReference
-from distill.project.settings import Settings, lookup, parse, read_yaml, section
+from distill.project.settings import S, Settings, lookup, parse, read_yaml, section
 from distill.project.table import PARAMS, Table, profile_path, read_profile, read_table
 from distill.training.settings import SampledRowsSettings
 
@@ -82,11 +82,20 @@ def check_profile(family: str) -> Profile:
 
 def read_evalset(name: str) -> EvalSetSettings:
     """One evaluation set's description. Raises: SettingsError."""
-    path = Path("evalsets") / f"{name}.yaml"
+    return _described("evaluation set", "evalsets", name, EvalSetSettings)
+
+
+def read_labelset(name: str) -> LabelSetSettings:
+    """One labelled set's description. Raises: SettingsError."""
+    return _described("labelled set", "labelsets", name, LabelSetSettings)
+
+
+def _described(kind: str, folder: str, name: str, model: type[S]) -> S:
+    path = Path(folder) / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise SettingsError(f"evaluation set `{name}` has no {path}; write it or use one of: {known}")
-    return parse(read_yaml(path), EvalSetSettings, str(path))
+        raise SettingsError(f"{kind} `{name}` has no {path}; write it or use one of: {known}")
+    return parse(read_yaml(path), model, str(path))
 
 
 def read_calibration() -> dict[str, str]:
@@ -95,15 +104,6 @@ def read_calibration() -> dict[str, str]:
     if not isinstance(named, dict) or not named:
         raise SettingsError(f"{PARAMS}: calibration names no set; name one, e.g. toy_whether: distill/world")
     return {str(name): str(path) for name, path in named.items()}
-
-
-def read_labelset(name: str) -> LabelSetSettings:
-    """One labelled set's description. Raises: SettingsError."""
-    path = Path("labelsets") / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise SettingsError(f"labelled set `{name}` has no {path}; write it or use one of: {known}")
-    return parse(read_yaml(path), LabelSetSettings, str(path))
 
 
 def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: dict[str, str]) -> list[str]:

@@ -38,8 +38,6 @@ class Method:
     """The rows are the teacher's samples, else the data's."""
     start: str
     """`base` or `init`: the checkpoint that training starts from."""
-    reads_teacher: bool
-    """The block depends on the finished teacher."""
     words: tuple[str, ...]
     """Its command after `python -m`, with `who` for the student."""
 
@@ -100,4 +98,4 @@ def _method(name: str, block: Mapping[str, Any], path: Path) -> Method | None:
         raise SettingsError(f"{path}: block {name}: {given} learns nothing from own samples; use `on_data`")
     if not own and not hasattr(objective, "token_losses"):
         raise SettingsError(f"{path}: block {name}: {given} needs own samples; use the template `on_own_samples`")
-    return Method(name, objective, own, "--teacher-samples" in words, start, reads_teacher, tuple(words[2:]))
+    return Method(name, objective, own, "--teacher-samples" in words, start, tuple(words[2:]))

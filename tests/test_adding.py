@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.declared_stages import dependency_faults, read_pipeline
-from tests.tiny_pipeline import MINI, ROOT, SMALL, built, dvc, edit, run, set_methods, stale, weights
+from tests.tiny_pipeline import MINI, ROOT, SMALL, built, dvc, edit, run, set_methods, stale, start, weights
 
 NAME = "total_variation"
 # The page's section is for the toy's size; the small pipeline has less to learn and fewer hours.
@@ -94,8 +94,6 @@ def test_a_method_without_a_section_is_an_error_that_names_both(project: Path) -
 
 def run_refused(root: Path) -> str:
     """What `commands.check` says when it finds a fault."""
-    from tests.tiny_pipeline import start
-
     process = start(root, sys.executable, "-m", "commands.check")
     said = process.communicate()[0]
     assert process.returncode == 2, said
