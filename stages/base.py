@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 from distill.models.settings import ModelSettings, PretrainSettings
@@ -32,6 +33,7 @@ def main() -> None:
     from distill.training.settings import SupervisedSettings
     from distill.training.supervised import Lesson, train_supervised
     from stages.experiment import read_experiment
+    from stages.first_look import take
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("who", help="a family (its teacher's base) or a student")
@@ -73,7 +75,10 @@ def main() -> None:
             with Evidence(experiment.name, tokenizer):
                 train_supervised(model, lesson, experiment.hardware.in_one_process(), scratch)
         save_checkpoint(model, tokenizer, experiment.output, experiment.meta(settings))
-    record.write(Path(f"{experiment.output}.run.json"))
+    # Random weights that nothing pretrains are known to be random.
+    random = settings is not None and settings.source is None and settings.pretrain is None
+    looked = {} if model is None or random else {"first_look": asdict(take(experiment, model))}
+    record.write(Path(f"{experiment.output}.run.json"), **looked)
     shutil.rmtree(Path(".resume") / experiment.name, ignore_errors=True)
 
 

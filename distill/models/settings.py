@@ -86,7 +86,7 @@ class ModelSettings(Settings):
         return self.keep_layers is not None or self.drop_layers is not None
 
     def kept_layers(self, count: int) -> tuple[int, ...]:
-        """The layers that are kept of a source with `count`; numbers that it lacks stay, to be refused by their name."""
+        """The layers that are kept of a source with `count`; numbers that it lacks stay, to be refused later."""
         if self.keep_layers is not None:
             return self.keep_layers
         dropped = self.drop_layers or ()
