@@ -161,12 +161,15 @@ def write(
 ) -> None:
     """Write the stage's outputs."""
     from distill.models.checkpoints import save_checkpoint
+    from stages.first_look import doubt_trained
 
     experiment = job.experiment
     meta = {**experiment.meta(job.settings), **job.method, "rows": rows}
     save_checkpoint(model, experiment.tokenizer(), experiment.output, meta, adapted)
     curves.write(Path(f"{experiment.output}.curves"))
     record.write(Path(f"{experiment.output}.run.json"))
+    if losses := curves.points.get("valid_loss"):
+        doubt_trained(experiment, model, min(loss for _, loss in losses))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def require_plain_head(model: PreTrainedModel) -> None:
     training = model.training
     model.eval()
     # Any tokens will do: a cap or a scale changes every logit. Taken modulo the rows, for the smallest of test models.
-    ids = torch.arange(1, 9, device=model.device)[None] % _rows(head(model))
+    ids = torch.arange(1, 9, device=model.device)[None] % vocabulary_rows(model)
     whole: Tensor = model(input_ids=ids).logits.float()
     parts: Tensor = head(model)(backbone(model)(input_ids=ids).last_hidden_state).float()
     model.train(training)
@@ -59,7 +59,7 @@ def require_plain_head(model: PreTrainedModel) -> None:
 def shared_vocabulary(student: PreTrainedModel, teacher: PreTrainedModel) -> int:
     """Number of token ids that both models have; the longer vocabulary is only padded (trap 5)."""
     # Rows beyond the tokenizer's ids round a matrix up to a size that a GPU likes, and stand for no token.
-    return min(_rows(head(student)), _rows(head(teacher)))
+    return min(vocabulary_rows(student), vocabulary_rows(teacher))
 
 
 def require_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -69,14 +69,15 @@ def require_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     """
     # The highest id, not how many there are: ids may have gaps.
     highest = max(tokenizer.get_vocab().values())
-    if highest >= _rows(head(model)):
+    if highest >= vocabulary_rows(model):
         raise ModelError(
-            f"{name} has {_rows(head(model)):,} rows and the tokenizer ids up to {highest:,}; use the tokenizer that "
-            "belongs to the model (`recipe.tokenizer`), without tokens added later"
+            f"{name} has {vocabulary_rows(model):,} rows and the tokenizer ids up to {highest:,}; use the tokenizer "
+            "that belongs to the model (`recipe.tokenizer`), without tokens added later"
         )
 
 
-def _rows(layer: nn.Module) -> int:
-    weight = layer.weight
+def vocabulary_rows(model: PreTrainedModel) -> int:
+    """Rows V of the output head; those beyond the tokenizer's ids stand for no token."""
+    weight = head(model).weight
     assert isinstance(weight, Tensor)
     return weight.shape[0]
