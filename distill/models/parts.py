@@ -49,7 +49,7 @@ def require_plain_head(model: PreTrainedModel) -> None:
     model.train(training)
     gap = (whole - parts).abs().max().item()
     # The two ways do the same operations, so rounding alone is far below a thousandth of the largest logit.
-    if gap > 1e-3 * (1 + whole.abs().max().item()):
+    if not gap <= 1e-3 * (1 + whole.abs().max().item()):  # NaN is no small gap
         raise ModelError(
             f"{type(model).__name__} changes its logits after the output head (by up to {gap:.3g}), which this "
             "decode does not do; use a GPT-2, OPT, LLaMA, Qwen2 or similar model"
