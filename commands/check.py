@@ -127,7 +127,8 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
             faults += unwritten_settings(profile_path(name), used)
             if name in table.families:
                 sources = model_sources(f"profiles/{name}.yaml", profile.recipe, used)
-                faults += unfit_models(sources, family_tokenizer(name, profile.recipe.tokenizer))
+                tokenizer = family_tokenizer(name, profile.recipe.tokenizer)
+                faults += unfit_models(sources, tokenizer, profile.recipe.prompt)
             sections = training_sections(profile.recipe, used)
             found = hardware_faults(profile.hardware, profile.recipe.dtype, sections)
             faults += [f"{profile_path(name)}: {fault}" for fault in found]

@@ -76,12 +76,13 @@ def row_findings(table: Table, profile: Profile, row: StudentPlan, machine: Mach
     if unbuilt or not row.plans:
         found = origin_findings(row.origins, os.environ, ask=not quick)
     if not quick:
-        from distill.preflight.tokenizers import tokenizer_finding
+        from distill.preflight.tokenizers import chat_finding, tokenizer_finding
 
         recipe = profile.recipe
         models = {"teacher": recipe.teacher.origin, "student": recipe.students[row.student].origin}
         sources = {"family": recipe.tokenizer.source} | {who: model.source for who, model in models.items() if model}
         found.append(tokenizer_finding({who: source for who, source in sources.items() if source}, os.environ))
+        found += chat_finding(recipe.prompt, recipe.tokenizer.source, os.environ)
     found += length_findings(row, profile.recipe.prompt)
     found += memory_findings(row, machine)
     return [Finding(f.level, f"{row.student}, {f.subject}", f.text) for f in found]

@@ -29,6 +29,7 @@ def main() -> None:
     from distill.models.parts import require_plain_head, require_vocabulary
     from distill.objectives import sft
     from distill.runs.evidence import Evidence
+    from distill.text.control_tokens import encode_documents
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
     from distill.training.settings import SupervisedSettings
     from distill.training.supervised import Lesson, train_supervised
@@ -45,7 +46,7 @@ def main() -> None:
     model = None
     if source is not None:
         # Seconds of loading now, rather than a failure after the teacher's hours.
-        require_same_tokenizer(tokenizer, load_tokenizer(source))
+        require_same_tokenizer(tokenizer, load_tokenizer(source), experiment.some_texts())
         model = load_model(source, experiment.dtype)
         require_vocabulary(model, tokenizer, str(source))
         require_plain_head(model)
@@ -62,7 +63,7 @@ def main() -> None:
             model = initialise_model(settings.init, tokenizer, key(experiment.seed, "weights", experiment.who) % 2**32)
         if settings.pretrain is not None:
             pretrain, corpus = settings.pretrain, experiment.data / "corpus.parquet"
-            ids = tokenizer(read_documents(corpus))["input_ids"]
+            ids = encode_documents(tokenizer, read_documents(corpus))
             examples = windows(ids, tokenizer.eos_token_id, pretrain, experiment.seed)
             scratch = Path(".resume") / experiment.name / experiment.fingerprint(settings, corpus)
             settings_of_training = SupervisedSettings(

@@ -53,7 +53,7 @@ def _take(experiment: Experiment, taken: Taken, method: Mapping[str, str]) -> No
     record = RunRecord()
     tokenizer = experiment.tokenizer()
     found = origin(taken.source)
-    require_same_tokenizer(tokenizer, load_tokenizer(found.base))
+    require_same_tokenizer(tokenizer, load_tokenizer(found.base), experiment.some_texts())
     model = load_weights(found.base, experiment.dtype)
     torch.nn.Module.to(model, device())
     require_vocabulary(model, tokenizer, str(taken.source))

@@ -34,13 +34,18 @@ def count_tokens(sequences: Sequence[Sequence[int]]) -> TokenCounts:
 def audit_split(split: Split) -> dict[str, Any]:
     """Counts of a source's rows: `read` = `kept` + all counts under `left_out`."""
     malformed = {"count": len(split.malformed), "rows": [row._asdict() for row in split.malformed[:_LISTED]]}
-    dropped = {reason: {"count": len(rows), "rows": rows[:_LISTED]} for reason, rows in split.dropped.items()}
+    dropped = {reason: list_rows(rows) for reason, rows in split.dropped.items()}
     return {
         "source": split.name,
         "read": split.read,
         "left_out": {"malformed": malformed, **dropped},
         "kept": len(split.rows),
     }
+
+
+def list_rows(numbers: Sequence[int]) -> dict[str, Any]:
+    """How many rows, and the numbers of the first."""
+    return {"count": len(numbers), "rows": list(numbers[:_LISTED])}
 
 
 def find_duplicates(splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:

@@ -11,15 +11,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.data.audit import audit_split, count_tokens, find_duplicates
+from distill.data.audit import audit_split, count_tokens, find_duplicates, list_rows
 from distill.data.corpus import read_corpus
+from distill.data.coverage import require_readable, unreadable_rows
 from distill.data.rows import Fields, Row, Split, interpret, read_split, require_rows
 from distill.data.settings import DataSettings
 from distill.data.tables import Record, RecordTable
 from distill.project.errors import DataError
 from distill.project.files import fresh_dir, write_json, write_jsonl
 from distill.project.randomness import permutation
-from distill.data.prompts import Pair, encode, render
+from distill.data.prompts import Pair, encode_rows, render
 from distill.text.settings import PromptSettings, TokenizerSettings
 from distill.world import WorldSettings, build_world
 
@@ -44,6 +45,8 @@ class Encoded:
 
     split: Split
     pairs: list[Pair]
+    noted: dict[str, list[int]]
+    """Numbers of the rows that a person should know of: what in their text is not as it seems."""
 
 
 def prepare(
@@ -118,11 +121,11 @@ def hold_out(train: Split, count: int) -> tuple[Split, Split]:
 def encode_split(split: Split, prompt: PromptSettings, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """Tokenise a split and leave out rows with a prompt over the limit.
 
-    Raises: DataError when no row is left.
+    Raises: DataError when no row is left, ModelError when the tokenizer cannot hold them.
     """
     texts = [render(prompt, row.instruction, row.input) for row in split.rows]
-    pairs = encode(tokenizer, prompt, texts, [row.references[0] for row in split.rows])
-    fits = [len(prompt_ids) <= prompt.max_prompt_tokens for prompt_ids, _ in pairs]
+    encoded = encode_rows(tokenizer, prompt, texts, [row.references[0] for row in split.rows])
+    fits = [len(row.prompt_ids) <= prompt.max_prompt_tokens for row in encoded]
     too_long = [row.number for row, fit in zip(split.rows, fits, strict=True) if not fit]
     kept = replace(
         split,
@@ -130,7 +133,12 @@ def encode_split(split: Split, prompt: PromptSettings, tokenizer: PreTrainedToke
         dropped={**split.dropped, f"prompt_over_{prompt.max_prompt_tokens}_tokens": too_long},
     )
     require_rows(kept)
-    return Encoded(kept, [pair for pair, fit in zip(pairs, fits, strict=True) if fit])
+    encoded = [row for row, fit in zip(encoded, fits, strict=True) if fit]
+    pairs = [(row.prompt_ids, row.response_ids) for row in encoded]
+    control = [row.number for row, own in zip(kept.rows, encoded, strict=True) if own.held_control_text]
+    unreadable = unreadable_rows(tokenizer, kept.rows, pairs)
+    require_readable(kept.name, len(kept.rows), unreadable)
+    return Encoded(kept, pairs, {"control_tokens_as_text": control, **unreadable})
 
 
 def audit(
@@ -144,6 +152,7 @@ def audit(
             "prompt_tokens": asdict(count_tokens([prompt_ids for prompt_ids, _ in part.pairs])),
             "response_tokens": asdict(count_tokens([response_ids for _, response_ids in part.pairs])),
             "responses_cut": sum(response_ids[-1] != eos for _, response_ids in part.pairs),
+            "noted": {name: list_rows(numbers) for name, numbers in part.noted.items()},
         }
         for name, part in encoded.items()
     }

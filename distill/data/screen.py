@@ -18,6 +18,7 @@ def draw_preparation(title: str, report: Mapping[str, Any]) -> Table:
         "also in valid": _shared(duplicates, "valid", "rows"),
         "prompt also in train": _shared(duplicates, "train", "prompts"),
         "responses cut": {name: split.get("responses_cut", 0) for name, split in splits.items()},
+        **_noted(splits),
         **_token_counts(splits, "prompt_tokens"),
         **_token_counts(splits, "response_tokens"),
     }
@@ -67,6 +68,14 @@ def _shared(duplicates: Mapping[str, Any], first: str, kind: str) -> dict[str, i
         pair.removeprefix(f"{first}/"): shared[kind]["count"]
         for pair, shared in duplicates["across"].items()
         if pair.startswith(f"{first}/")
+    }
+
+
+def _noted(splits: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    reasons = dict.fromkeys(reason for split in splits.values() for reason in split.get("noted", {}))
+    return {
+        reason.replace("_", " "): {n: s["noted"][reason]["count"] for n, s in splits.items() if "noted" in s}
+        for reason in reasons
     }
 
 
