@@ -10,7 +10,7 @@ Shapes: B batch, n tokens, H hidden.
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -134,4 +134,4 @@ class CachedModel:
             self.cache.batch_select_indices(indices)
         else:
             # Of the two selections of the library the one that recurrent states know.
-            self.cache.reorder_cache(indices)
+            self.cache.reorder_cache(cast(torch.LongTensor, indices))

@@ -59,7 +59,8 @@ def _made(config_kind: type[PreTrainedConfig], written: Mapping[str, Any]) -> Pr
     # The numbers of a run are drawn as if no such model had been made.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        model = build().eval()
+        model = build()
+        model.eval()
         for parameter in model.parameters():
             # Wide enough that a wrong mask or position moves every score.
             inputs = parameter.shape[-1] if parameter.dim() > 1 else 4
