@@ -1,6 +1,7 @@
 """DVC stage: the model a teacher or student starts from.
 
-A model taken from somewhere is only pointed to; a fresh one is initialised and pretrained on the corpus.
+A model taken from somewhere is only pointed to. One that is cut from another is written whole, a fresh one is
+initialised, and both are pretrained on the corpus if the profile says so.
 
     python -m stages.base <family|student>
 """
@@ -22,6 +23,7 @@ def main() -> None:
     """Write runs/<who>/base."""
     from distill.generation.probe import require_decodable, tell_slowness
     from distill.models.checkpoints import RunRecord, copy_tokenizer, save_checkpoint
+    from distill.models.layers import cut, layer_count
     from distill.models.loading import initialise_model, load_model
     from distill.models.origins import REFERENCE_FILE
     from distill.models.parts import require_vocabulary
@@ -38,22 +40,26 @@ def main() -> None:
     settings = experiment.optional_settings(ModelSettings, "model")
     record = RunRecord()
     tokenizer = experiment.tokenizer()
-    if settings is None or settings.source is not None:
-        source = None if settings is None else settings.source
-        if source is not None:
-            # Seconds of loading now, rather than a failure after the teacher's hours.
-            require_same_tokenizer(tokenizer, load_tokenizer(source))
-            model = load_model(source, experiment.dtype)
-            require_vocabulary(model, tokenizer, str(source))
-            tell_slowness(str(source), require_decodable(model))
+    source = None if settings is None else settings.source
+    model = None
+    if source is not None:
+        # Seconds of loading now, rather than a failure after the teacher's hours.
+        require_same_tokenizer(tokenizer, load_tokenizer(source))
+        model = load_model(source, experiment.dtype)
+        require_vocabulary(model, tokenizer, str(source))
+        tell_slowness(str(source), require_decodable(model))
+    if settings is None or (model is not None and not settings.is_cut):
         with fresh_dir(experiment.output) as aside:
             # null where all of this student's, or the teacher's, checkpoints come from elsewhere.
             write_json(aside / REFERENCE_FILE, None if source is None else source.model_dump())
             copy_tokenizer(experiment.data / "tokenizer", aside)
     else:
-        assert settings.init is not None  # the settings hold exactly one of the two
-        model = initialise_model(settings.init, tokenizer, key(experiment.seed, "weights", experiment.who) % 2**32)
-        tell_slowness(experiment.who, require_decodable(model))
+        if model is not None:
+            model = cut(model, settings.kept_layers(layer_count(model)))
+        else:
+            assert settings.init is not None  # the settings hold exactly one of the two
+            model = initialise_model(settings.init, tokenizer, key(experiment.seed, "weights", experiment.who) % 2**32)
+            tell_slowness(experiment.who, require_decodable(model))
         if settings.pretrain is not None:
             pretrain, corpus = settings.pretrain, experiment.data / "corpus.parquet"
             ids = tokenizer(read_documents(corpus))["input_ids"]
