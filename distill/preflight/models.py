@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distill.models.settings import ModelSettings
+from distill.preflight.decoding import undecodable
 from distill.preflight.findings import Finding
 from distill.preflight.shapes import Shape, known_shape, shape_of
 from distill.project.references import Reference
@@ -26,6 +27,8 @@ class PlannedModel:
     shape: Shape | None
     where: Literal["fresh", "here", "hub", "missing"]
     """Made by this project, on this disk, to be fetched, or a missing folder."""
+    folder: Path | None = None
+    """Of its config.json, if that is here."""
 
 
 def origin_of(settings: ModelSettings, vocabulary: int, environment: Mapping[str, str]) -> PlannedModel:
@@ -46,7 +49,8 @@ def reference_origin(reference: Reference, environment: Mapping[str, str]) -> Pl
             config = {}  # said by the stage that loads it
         whole = any(folder.glob("*.safetensors"))
         shape = _shape(config, counted_parameters(folder))
-        return PlannedModel(str(reference), shape, "here" if whole else "hub" if reference.hub else "missing")
+        where: Literal["here", "hub", "missing"] = "here" if whole else "hub" if reference.hub else "missing"
+        return PlannedModel(str(reference), shape, where, folder)
     if reference.path is not None:
         return PlannedModel(str(reference), None, "missing")
     return PlannedModel(str(reference), known_shape(reference.name), "hub")
@@ -119,6 +123,11 @@ def origin_findings(origins: Mapping[str, PlannedModel], environment: Mapping[st
     found += [Finding("ok", role, "an architecture unknown to the estimates, taken for LLaMA's") for role in unknown]
     unread = [role for role, origin in origins.items() if origin.shape is None and origin.where in ("fresh", "here")]
     found += [Finding("warn", role, "its shape cannot be read, so nothing is estimated") for role in unread]
+    if ask:
+        # The shipped architectures are known; another one takes seconds.
+        look = {role: o.folder for role, o in origins.items() if o.folder and not (o.shape and o.shape.exact)}
+        faults = {role: undecodable(Reference(path=str(folder))) for role, folder in look.items()}
+        found += [Finding("stop", role, fault) for role, fault in faults.items() if fault is not None]
     wanted = sorted({origin.name for origin in origins.values() if origin.where == "hub"})
     if not wanted:
         return [*found, Finding("ok", "hub", "nothing to fetch")]

@@ -16,7 +16,8 @@ from distill.project.settings import read_yaml
 
 KNOWN = Path(__file__).with_name("known_shapes.yaml")
 
-_FAMILIES = ("gpt2", "opt", "llama", "qwen2")
+# Architectures whose formulas are exact.
+FAMILIES = ("gpt2", "opt", "llama", "qwen2")
 # transformers' own defaults, where a config leaves a value out.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257},
@@ -67,7 +68,7 @@ class Shape:
     @property
     def exact(self) -> bool:
         """Whether the formulas are those of the architecture."""
-        return self.kind in _FAMILIES and self.counted is None
+        return self.kind in FAMILIES and self.counted is None
 
     @property
     def embedding(self) -> int:
@@ -153,7 +154,7 @@ def shape_of(config: Mapping[str, Any], counted: int | None = None) -> Shape:
     """
     inner = _text_settings(config)
     try:
-        if str(inner.get("model_type", "llama")) in _FAMILIES:
+        if str(inner.get("model_type", "llama")) in FAMILIES:
             shape = _family_shape(inner)
         else:
             shape = _other_shape(_whole(config, inner))
