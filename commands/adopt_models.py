@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from distill.preflight.decoding import undecodable
 from distill.project.errors import ModelError
 from distill.project.references import Reference
 
@@ -55,6 +56,9 @@ def examine(teacher: Reference, student: Reference, texts: Sequence[str] = (), t
     require_same_tokenizer(load_tokenizer(teacher), tokenizer, texts)
     if tokenizer.eos_token is None:
         raise ModelError(f"the tokenizer of {student} has no end-of-sequence token; set `eos_token` in its files")
+    for source in (teacher, student):
+        if (fault := undecodable(source)) is not None:
+            raise ModelError(f"{source}: {fault}")
     sizes = {role: _size(source) for role, source in (("teacher", teacher), ("student", student))}
     form = _form(tokenizer, template)
     end = None if form is None else form.end_of_turn
@@ -76,7 +80,7 @@ def _size(source: Reference) -> tuple[int, int]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(source.name, revision=source.revision or "main")
+        config = AutoConfig.from_pretrained(source.name, revision=source.revision or "main", trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
@@ -85,7 +89,8 @@ def _size(source: Reference) -> tuple[int, int]:
             f"{source} is no causal language model that can be read ({reason}); check the name and the commit, and "
             "that the hub is within reach"
         ) from None
-    positions = int(config.to_dict().get("max_position_embeddings") or config.to_dict().get("n_positions") or 2**20)
+    text = config.get_text_config(decoder=True).to_dict()
+    positions = int(text.get("max_position_embeddings") or text.get("n_positions") or 2**20)
     return sum(parameter.numel() for parameter in model.parameters()), positions
 
 

@@ -23,6 +23,8 @@ from distill.generation.settings import EvaluationSettings
 from distill.judging.prompt import read_template
 from distill.judging.settings import JudgeSettings, judge_faults, pseudo_faults
 from distill.models.settings import ModelSettings, Taken
+from distill.preflight.decoding import undecodable_init
+from distill.preflight.shapes import FAMILIES
 from distill.project.errors import SettingsError, run_stage
 from distill.project.references import ModelReference
 from distill.project.settings import S, Settings, lookup, parse, read_yaml, section
@@ -129,6 +131,7 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
                 sources = model_sources(f"profiles/{name}.yaml", profile.recipe, used)
                 tokenizer = family_tokenizer(name, profile.recipe.tokenizer)
                 faults += unfit_models(sources, tokenizer, profile.recipe.prompt)
+                faults += unfit_inits(f"profiles/{name}.yaml", profile.recipe, used)
             sections = training_sections(profile.recipe, used)
             found = hardware_faults(profile.hardware, profile.recipe.dtype, sections)
             faults += [f"{profile_path(name)}: {fault}" for fault in found]
@@ -154,6 +157,17 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
             if not place.startswith("data/") and not Path(place).exists():
                 faults.append(f"{PARAMS}: {kind}.{name}: {place} does not exist; correct the path or fetch the data")
     return faults
+
+
+def unfit_inits(profile: str, recipe: Recipe, students: list[str]) -> list[str]:
+    """One fault for each fresh model of an architecture that cannot be decoded."""
+    models = {"recipe.teacher.model": recipe.teacher.model}
+    models |= {f"recipe.students.{name}.model": recipe.students[name].model for name in students}
+    inits = {place: model.init for place, model in models.items() if model is not None and model.init is not None}
+    # The shipped architectures are known, and need no seconds of imports.
+    others = {place: init for place, init in inits.items() if init.get("model_type") not in FAMILIES}
+    found = {place: undecodable_init(init) for place, init in others.items()}
+    return [f"{profile}: {place}.init: {fault}" for place, fault in found.items() if fault is not None]
 
 
 def model_sources(profile: str, recipe: Recipe, students: list[str]) -> dict[str, ModelReference]:

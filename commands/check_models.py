@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from distill.models.origins import origin, require_weights
+from distill.preflight.decoding import undecodable
 from distill.project.errors import ModelError
 from distill.project.references import ModelReference, Reference
 from distill.text.settings import PromptSettings, TokenizerSettings
@@ -68,6 +69,8 @@ def unfit_models(sources: Mapping[str, ModelReference], family: Reference | None
                 require_same_tokenizer(shared, own)
         except ModelError as error:
             faults.append(f"{place}: {error}")
+        if (fault := undecodable(base, cached)) is not None:
+            faults.append(f"{place}: {fault}")
     if unseen:
         print(
             f"note: the hub is out of reach, so {len(unseen)} model(s) were not looked at: {unseen[0]}", file=sys.stderr

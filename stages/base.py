@@ -22,11 +22,12 @@ from distill.text.examples import Example, read_documents
 
 def main() -> None:
     """Write runs/<who>/base."""
+    from distill.generation.probe import require_decodable, tell_slowness
     from distill.models.checkpoints import RunRecord, copy_tokenizer, save_checkpoint
     from distill.models.layers import cut, layer_count
     from distill.models.loading import initialise_model, load_model
     from distill.models.origins import REFERENCE_FILE
-    from distill.models.parts import require_plain_head, require_vocabulary
+    from distill.models.parts import require_vocabulary
     from distill.objectives import sft
     from distill.runs.evidence import Evidence
     from distill.text.control_tokens import encode_documents
@@ -49,7 +50,7 @@ def main() -> None:
         require_same_tokenizer(tokenizer, load_tokenizer(source), experiment.some_texts())
         model = load_model(source, experiment.dtype)
         require_vocabulary(model, tokenizer, str(source))
-        require_plain_head(model)
+        tell_slowness(str(source), require_decodable(model))
     if settings is None or (model is not None and not settings.is_cut):
         with fresh_dir(experiment.output) as aside:
             # null where all of this student's, or the teacher's, checkpoints come from elsewhere.
@@ -61,6 +62,7 @@ def main() -> None:
         else:
             assert settings.init is not None  # the settings hold exactly one of the two
             model = initialise_model(settings.init, tokenizer, key(experiment.seed, "weights", experiment.who) % 2**32)
+            tell_slowness(experiment.who, require_decodable(model))
         if settings.pretrain is not None:
             pretrain, corpus = settings.pretrain, experiment.data / "corpus.parquet"
             ids = encode_documents(tokenizer, read_documents(corpus))
