@@ -17,6 +17,7 @@ def draw_preparation(title: str, report: Mapping[str, Any]) -> Table:
         "also in train": _shared(duplicates, "train", "rows"),
         "also in valid": _shared(duplicates, "valid", "rows"),
         "prompt also in train": _shared(duplicates, "train", "prompts"),
+        "unread by Rouge-L": _unread(splits),
         "responses cut": {name: split.get("responses_cut", 0) for name, split in splits.items()},
         **_token_counts(splits, "prompt_tokens"),
         **_token_counts(splits, "response_tokens"),
@@ -32,6 +33,7 @@ def draw_evalset(name: str, report: Mapping[str, Any]) -> Table:
         "again in the set": {name: report["duplicates"]["rows"]},
         "with several references": {name: report["several_references"]},
         "without input": {name: report["without_input"]},
+        "unread by Rouge-L": _unread({name: report}),
     }
     return _draw(f"evaluation set {name}", {name: report}, notes)
 
@@ -68,6 +70,10 @@ def _shared(duplicates: Mapping[str, Any], first: str, kind: str) -> dict[str, i
         for pair, shared in duplicates["across"].items()
         if pair.startswith(f"{first}/")
     }
+
+
+def _unread(splits: Mapping[str, Any]) -> dict[str, int]:
+    return {name: split.get("rouge_cannot_read", {}).get("references", 0) for name, split in splits.items()}
 
 
 def _token_counts(splits: Mapping[str, Any], key: str) -> dict[str, dict[str, int]]:
