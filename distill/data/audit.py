@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.data.rows import Row, Split
+from distill.text.words import Legibility, Words, legibility
 
 _LISTED = 100
 """Row numbers listed for each reason; the counts are always whole."""
@@ -46,6 +47,24 @@ def audit_split(split: Split) -> dict[str, Any]:
 def list_rows(numbers: Sequence[int]) -> dict[str, Any]:
     """How many rows, and the numbers of the first."""
     return {"count": len(numbers), "rows": list(numbers[:_LISTED])}
+
+
+def legible(split: Split, words: Words) -> Legibility:
+    """How much of a split's references Rouge-L can read."""
+    return legibility([row.references for row in split.rows], words)
+
+
+def audit_legibility(found: Legibility) -> dict[str, Any]:
+    """References that Rouge-L cannot read, and the share of letters that it passes over; nothing where it reads all."""
+    if not found.unread and not found.passed_over:
+        return {}
+    return {"rouge_cannot_read": {"references": found.unread, "letters": round(found.passed_over, 4)}}
+
+
+def recorded_legibility(split: Mapping[str, Any]) -> Legibility:
+    """What `audit_legibility` wrote into the audit of a split."""
+    found = split.get("rouge_cannot_read", {"references": 0, "letters": 0.0})
+    return Legibility(split["kept"], found["references"], found["letters"])
 
 
 def find_duplicates(splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:

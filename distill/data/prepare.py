@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.data.audit import audit_split, count_tokens, find_duplicates, list_rows
+from distill.data.audit import audit_legibility, audit_split, count_tokens, find_duplicates, legible, list_rows
 from distill.data.corpus import read_corpus
 from distill.data.coverage import require_readable, unreadable_rows
 from distill.data.rows import Fields, Row, Split, interpret, read_split, require_rows
@@ -22,6 +22,7 @@ from distill.project.files import fresh_dir, write_json, write_jsonl
 from distill.project.randomness import permutation
 from distill.data.prompts import Pair, encode_rows, render
 from distill.text.settings import PromptSettings, TokenizerSettings
+from distill.text.words import PAPER, Words
 from distill.world import WorldSettings, build_world
 
 if TYPE_CHECKING:
@@ -67,11 +68,15 @@ def prepare(
         "train": encode_split(sources.train, prompt, tokenizer),
         "valid": encode_split(sources.valid, prompt, tokenizer),
     }
-    report = audit(sources, encoded, tokenizer)
+    report = audit(sources, encoded, tokenizer, data.rouge)
     with fresh_dir(target) as folder:
         tokenizer.save_pretrained(folder / "tokenizer")
         for name, part in encoded.items():
-            write_parquet(folder / f"{name}.parquet", _as_columns(part))
+            columns = _as_columns(part)
+            if name == "valid" and data.rouge != PAPER:
+                # With the rows, so that DVC trains again, and chooses checkpoints again, where it changes.
+                columns["rouge"] = [data.rouge] * len(part.pairs)
+            write_parquet(folder / f"{name}.parquet", columns)
         if documents:
             write_parquet(folder / "corpus.parquet", {"text": documents})
         if data.world is not None:
@@ -142,7 +147,7 @@ def encode_split(split: Split, prompt: PromptSettings, tokenizer: PreTrainedToke
 
 
 def audit(
-    sources: Sources, encoded: Mapping[str, Encoded], tokenizer: PreTrainedTokenizerBase
+    sources: Sources, encoded: Mapping[str, Encoded], tokenizer: PreTrainedTokenizerBase, words: Words = PAPER
 ) -> dict[str, Any]:
     """The content of `report.json`: rows read, left out, kept and cut, tokens and duplicates of each split."""
     eos = tokenizer.eos_token_id
@@ -153,6 +158,7 @@ def audit(
             "response_tokens": asdict(count_tokens([response_ids for _, response_ids in part.pairs])),
             "responses_cut": sum(response_ids[-1] != eos for _, response_ids in part.pairs),
             "noted": {name: list_rows(numbers) for name, numbers in part.noted.items()},
+            **audit_legibility(legible(part.split, words)),
         }
         for name, part in encoded.items()
     }

@@ -17,6 +17,7 @@ def draw_preparation(title: str, report: Mapping[str, Any]) -> Table:
         "also in train": _shared(duplicates, "train", "rows"),
         "also in valid": _shared(duplicates, "valid", "rows"),
         "prompt also in train": _shared(duplicates, "train", "prompts"),
+        "unread by Rouge-L": _unread(splits),
         "responses cut": {name: split.get("responses_cut", 0) for name, split in splits.items()},
         **_noted(splits),
         **_token_counts(splits, "prompt_tokens"),
@@ -33,6 +34,7 @@ def draw_evalset(name: str, report: Mapping[str, Any]) -> Table:
         "again in the set": {name: report["duplicates"]["rows"]},
         "with several references": {name: report["several_references"]},
         "without input": {name: report["without_input"]},
+        "unread by Rouge-L": _unread({name: report}),
     }
     return _draw(f"evaluation set {name}", {name: report}, notes)
 
@@ -77,6 +79,10 @@ def _noted(splits: Mapping[str, Any]) -> dict[str, dict[str, int]]:
         reason.replace("_", " "): {n: s["noted"][reason]["count"] for n, s in splits.items() if "noted" in s}
         for reason in reasons
     }
+
+
+def _unread(splits: Mapping[str, Any]) -> dict[str, int]:
+    return {name: split.get("rouge_cannot_read", {}).get("references", 0) for name, split in splits.items()}
 
 
 def _token_counts(splits: Mapping[str, Any], key: str) -> dict[str, dict[str, int]]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from distill.generation.settings import PseudoSettings
+from distill.project.seeds import Seeds
 from distill.project.settings import Settings
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -55,7 +56,7 @@ class ProtocolSettings(ChatSettings):
     """`both` asks twice and takes the mean, so that a liking for the first place cancels; twice the price."""
     structured: bool = True
     """Ask for JSON of a given schema; a server that refuses that is asked without it."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    seeds: Seeds | None = None
     """The judged ones of `evaluation.seeds`; null judges all."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """The number of examples judged, from the first of a set; null judges all."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill.project.files import read_json
+from distill.scoring.spread import with_spread
 
 NOT_JUDGED = "not judged"
 
@@ -22,6 +23,7 @@ _DIGITS = 4
 _DRAWS = 5_000
 _LEVEL = 0.95
 _NOT_ASKED = "budget"
+_FEWEST_PROMPTS = 6  # as in distill/scoring/statistics.py
 
 
 def summary_path(root: Path, who: str, what: str, name: str) -> Path:
@@ -30,7 +32,7 @@ def summary_path(root: Path, who: str, what: str, name: str) -> Path:
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    """The summary of verdict rows: `{mean, std, per_seed, ci95, judged, pairs, reasons}`.
+    """The summary of verdict rows: `{mean, std, per_seed, ci95, judged, pairs, reasons}`; of one seed no `std`.
 
     The score (the first four) is left out when no pair is judged, or when pairs were never asked about because the
     budget ended: the rest would be a sample nobody chose. Pairs without a usable verdict are left out of both sums
@@ -49,9 +51,10 @@ def summarise(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     per_seed = 100 * sums[0].sum(axis=1) / sums[1].sum(axis=1)
     return {
         "mean": round(float(per_seed.mean()), _DIGITS),
-        "std": round(float(per_seed.std(ddof=1)), _DIGITS) if len(seeds) > 1 else 0.0,
+        **({"std": round(float(per_seed.std(ddof=1)), _DIGITS)} if len(seeds) > 1 else {}),
         "per_seed": [round(float(score), _DIGITS) for score in per_seed],
         "ci95": [round(bound, _DIGITS) for bound in _interval(sums, seed)],
+        **({"prompts": len(ids)} if len(ids) < _FEWEST_PROMPTS else {}),
         **counts,
     }
 
@@ -85,4 +88,4 @@ def shown(cell: Mapping[str, Any]) -> str:
     if "mean" not in judge:
         return NOT_JUDGED
     of = f" ({judge['judged']} of {judge['pairs']})" if judge["judged"] < judge["pairs"] else ""
-    return f"{judge['mean']:.1f} ± {judge['std']:.1f}{of}"
+    return f"{with_spread(judge, 1)}{of}"

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from distill.project.errors import SettingsError
+from distill.project.seeds import Seed
 from distill.project.settings import Settings, parse, read_yaml
 
 PARAMS = Path("params.yaml")
@@ -38,7 +39,7 @@ class Table(Settings):
     """The same again (`*methods`), for the training blocks of dvc.yaml."""
     labels: dict[str, str] = Field(default={})
     """Method to its name in tables; without one, the name that its objective brings."""
-    seed: int = 0
+    seed: Seed = 0
     """Every random number is keyed by it."""
 
     @field_validator("methods", mode="before")

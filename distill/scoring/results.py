@@ -16,7 +16,8 @@ from distill.judging.summary import read_summary
 from distill.project.errors import DataError, SettingsError
 from distill.project.files import read_json
 from distill.project.randomness import key
-from distill.project.settings import lookup, read_yaml
+from distill.project.seeds import SeedSetting
+from distill.project.settings import lookup, parse, read_yaml
 from distill.scoring import statistics
 from distill.scoring.names import (
     CALIBRATION,
@@ -87,7 +88,7 @@ def read_student(params: Path, student: str) -> StudentTable:
         family=str(lookup(content, f"students.{student}.family", params)),
         methods=tuple(str(name) for name in lookup(content, "methods", params)),
         sets=sets,
-        seed=int(lookup(content, "seed", params)),
+        seed=parse({"seed": lookup(content, "seed", params)}, SeedSetting, str(params)).seed,
         labels=labels_of(params, student),
         judged=tuple(name for name in content.get("judge", {}).get("datasets", []) if name in sets),
     )
@@ -112,6 +113,8 @@ def _cell(score: Mapping[str, Any], seed: int) -> dict[str, Any]:
     interval = statistics.bootstrap_interval(score["per_example"], seed)
     # a list, as per_seed is: DVC shows numbers only, so neither crowds `dvc metrics diff`
     metrics["rouge_l"]["ci95"] = [round(bound, _DIGITS) for bound in interval]
+    if len(score["ids"]) < statistics.FEWEST_PROMPTS:
+        metrics["rouge_l"]["prompts"] = len(score["ids"])
     return metrics
 
 
@@ -150,7 +153,9 @@ def metrics(
             cell = _cell(scores[model][name], key(experiment.seed, "interval", model, name))
             lengths = analyses["lengths"][name]["models"][model]
             cell["rouge_l_by_length"] = lengths["rouge_l"]
-            cell["response_tokens"] = {part: lengths["response_tokens"][part] for part in ("mean", "ci95")}
+            cell["response_tokens"] = {
+                part: value for part, value in lengths["response_tokens"].items() if part in ("mean", "ci95", "prompts")
+            }
             cell |= {part: lengths[part] for part in ("repeated_4",) if part in lengths}
             cell["loss"] = analyses["loss"][name]["models"][model]
             if name in experiment.judged:
@@ -246,10 +251,10 @@ def _drawn(analysis: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plot_rows(experiment: StudentTable, gathered: Metrics) -> str:
-    """The content of results/<student>.csv: `method,set,rouge_l,std`, one line for each cell."""
+    """The content of results/<student>.csv: `method,set,rouge_l,std`, one line for each cell; of one seed no `std`."""
     lines = ["method,set,rouge_l,std"]
     for model in experiment.models:
         for name in experiment.sets:
             cell = gathered[model][name]["rouge_l"]
-            lines.append(f"{model},{name},{cell['mean']},{cell['std']}")
+            lines.append(f"{model},{name},{cell['mean']},{cell.get('std', '')}")
     return "\n".join(lines) + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,9 @@ from distill.project.files import read_json
 from distill.project.settings import read_yaml
 from distill.scoring.names import KL, REFERENCE_METHOD, TEACHER
 from distill.scoring.results import StudentTable, read_student
+from distill.scoring.spread import with_spread
+from distill.scoring.statistics import FEWEST_PROMPTS
+from distill.text.words import name_with_words
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -20,8 +23,9 @@ if TYPE_CHECKING:
 START_MARK = "<!-- results:start -->"
 END_MARK = "<!-- results:end -->"
 
-SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈"}
+SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "too few prompts": "?"}
 """What stands behind a cell, by the verdict on its row's model."""
+_SAID = 0.01  # share of answers, as that of references in distill/text/words.py
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Cell:
     best: bool = False
     """The best student of the column."""
     sign: str = ""
-    """How this model stands to the one compared with: ▲ better, ▼ worse, ≈ not distinguishable."""
+    """How this model stands to the one compared with, of `SIGNS`."""
     detail: str = ""
     """Said where there is room: the 95 % interval."""
     tone: str = ""
@@ -89,8 +93,7 @@ def _score_column(
         verdict = turned(verdicts.get(model, {}).get(name, {}).get("verdict", ""))
         score = metrics[model][name]["rouge_l"]
         is_best = model != TEACHER and shown[model] == best
-        text = f"{shown[model]} ± {score['std']:.1f}"
-        cells.append(Cell(text, is_best, SIGNS.get(verdict, ""), _interval(score, 1)))
+        cells.append(Cell(with_spread(score, 1), is_best, SIGNS.get(verdict, ""), _interval(score, 1)))
     return cells
 
 
@@ -141,7 +144,7 @@ def build(
     columns, titles = [], []
     for name in experiment.sets:
         columns.append(_score_column(name, experiment, metrics, verdicts))
-        titles.append(name)
+        titles.append(name_with_words(name, metrics[TEACHER][name]["rouge_l"].get("words")))
         if name in experiment.judged:
             columns.append(_judge_column(experiment, metrics, name))
             titles.append(f"{name}, judge")
@@ -149,8 +152,8 @@ def build(
         columns.append(_divergence_column(experiment, metrics))
         titles.append("reverse KL")
     seeds = max(len(metrics[model][name]["rouge_l"]["per_seed"]) for model in metrics for name in experiment.sets)
-    notes = [f"Rouge-L, mean ± standard deviation over {seeds} sampling seed{'s' if seeds > 1 else ''}"]
-    notes[0] += "; the best student in bold."
+    spread = f"mean ± standard deviation over {seeds} sampling seeds" if seeds > 1 else "of one sampling seed"
+    notes = [f"Rouge-L, {spread}; the best student in bold.", *_legibility_notes(experiment, metrics)]
     if "reverse KL" in titles:
         notes.append("Reverse KL to the teacher on the model's own samples, nats a token; lower is closer.")
     if experiment.judged:
@@ -160,7 +163,9 @@ def build(
         against = (
             f"Against {reference_label or experiment.label(reference)} on the same prompts (paired bootstrap, 95 %): "
         )
-        against += "▼ below it, ▲ above it, ≈ not distinguishable."
+        against += "▼ below it, ▲ above it, ≈ not distinguishable" + few_prompts(
+            entry.get(name, {}) for entry in verdicts.values() for name in experiment.sets
+        )
         notes.append(against)
     return ResultTable(
         title=f"{experiment.student} ({experiment.family})",
@@ -176,6 +181,29 @@ def build(
         notes=(*notes, *([note] if note else [])),
         against=against,
     )
+
+
+def few_prompts(entries: Iterable[Mapping[str, Any]]) -> str:
+    """The end of a legend: what `?` means, where one of the comparisons bears it."""
+    few = any(entry.get("verdict") == "too few prompts" for entry in entries)
+    return f", ? the models differ at fewer than {FEWEST_PROMPTS} prompts: no test can tell." if few else "."
+
+
+def _legibility_notes(experiment: StudentTable, metrics: Mapping[str, Any]) -> list[str]:
+    """What Rouge-L counts as words where it is not the paper's, and what it cannot read."""
+    scores = {name: [metrics[model][name]["rouge_l"] for model in experiment.models] for name in experiment.sets}
+    notes = []
+    if any("words" in score for own in scores.values() for score in own):
+        notes.append("Rouge-L (Unicode): over words of any script, no figure of the paper's.")
+    for name, own in scores.items():
+        found = [score["unread"] for score in own if "unread" in score]
+        references = max((each["references"] for each in found), default=0)
+        answers = max((each["answers"] / each["of_answers"] for each in found if each["of_answers"]), default=0.0)
+        if references:
+            notes.append(f"Rouge-L cannot read {references:,} of {found[0]['of_references']:,} references of `{name}`.")
+        if answers >= _SAID:
+            notes.append(f"Rouge-L cannot read up to {100 * answers:.0f} % of a model's answers to `{name}`.")
+    return notes
 
 
 def read(student: str, root: Path) -> ResultTable:

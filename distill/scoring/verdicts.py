@@ -15,7 +15,7 @@ from typing import Any
 from distill.scoring.names import CALIBRATION, EXPOSURE, KL, LOSS, REFERENCE_METHOD
 from distill.scoring.results import StudentTable
 from distill.scoring.rosters import Roster
-from distill.scoring.tables import SIGNS, Cell, ResultTable, TableRow, turned
+from distill.scoring.tables import SIGNS, Cell, ResultTable, TableRow, few_prompts, turned
 
 _BASELINES = ("sft", "kd", "seqkd")
 
@@ -96,13 +96,27 @@ def build(
     return [_table(part, own, roster, reference) for part, own in parts.items()]
 
 
-NOTES = (
+_NOTES = (
     "Each model minus the one that it is compared with, and the 95 % interval of the difference: ▲ better, ▼ worse, "
     "≈ not distinguishable, by a paired bootstrap over prompts and a permutation test that must agree. They speak "
     "of other prompts and samples, not of other training runs. ↑ higher is better, ↓ lower is better.",
     "✓ as in the paper, ✗ the other way round; no mark where the paper claims nothing or nothing is settled.",
 )
-"""What stands below the tables of `build`."""
+
+
+def notes(significance: Mapping[str, Any]) -> tuple[str, ...]:
+    """What stands below the tables of `build`."""
+    few = few_prompts(entries(significance))
+    return _NOTES if few == "." else (*_NOTES, few.removeprefix(", "))
+
+
+def entries(content: Any) -> Iterator[Mapping[str, Any]]:
+    """Every comparison in `significance`, however deep it stands."""
+    if isinstance(content, Mapping):
+        if "verdict" in content:
+            yield content
+        for inner in content.values():
+            yield from entries(inner)
 
 
 def _table(part: str, own: list[Measure], roster: Roster, reference: str) -> ResultTable:
@@ -173,6 +187,7 @@ def directions(experiment: StudentTable, roster: Roster, significance: Mapping[s
                 ("better", "holds against"),
                 ("not distinguishable", "is not settled against"),
                 ("worse", "is reversed against"),
+                ("too few prompts", "cannot be settled by so few prompts against"),
             )
             if verdict in by_verdict
         ]
