@@ -101,10 +101,15 @@ def _described(kind: str, folder: str, name: str, model: type[S]) -> S:
 
 
 def read_calibration() -> dict[str, str]:
-    """The labelled sets of params.yaml and where they lie. Raises: SettingsError when there is none."""
+    """The labelled sets of params.yaml and where they lie; none where calibration is not measured.
+
+    Raises: SettingsError when it is no mapping.
+    """
     named = lookup(read_yaml(PARAMS), "calibration", PARAMS)
-    if not isinstance(named, dict) or not named:
-        raise SettingsError(f"{PARAMS}: calibration names no set; name one, e.g. toy_whether: distill/world")
+    if not isinstance(named, dict):
+        raise SettingsError(
+            f"{PARAMS}: calibration must name sets, e.g. toy_whether: distill/world; for none write `calibration: {{}}`"
+        )
     return {str(name): str(path) for name, path in named.items()}
 
 
@@ -155,7 +160,12 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
         for name, place in places.items():
             # What lies below data/ is made by the pipeline itself.
             if not place.startswith("data/") and not Path(place).exists():
-                faults.append(f"{PARAMS}: {kind}.{name}: {place} does not exist; correct the path or fetch the data")
+                fix = (
+                    "correct the path or fetch the data"
+                    if place[:1] != "~"
+                    else "DVC knows no `~`; write the whole path"
+                )
+                faults.append(f"{PARAMS}: {kind}.{name}: {place} does not exist; {fix}")
     return faults
 
 

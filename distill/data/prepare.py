@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from distill.data.audit import audit_legibility, audit_split, count_tokens, find_duplicates, legible, list_rows
 from distill.data.corpus import read_corpus
 from distill.data.coverage import require_readable, unreadable_rows
+from distill.data.prompts import Pair, encode_rows, render
 from distill.data.rows import Fields, Row, Split, interpret, read_split, require_rows
 from distill.data.settings import DataSettings
+from distill.data.splits import count_prompts, draw_prompts
 from distill.data.tables import Record, RecordTable
 from distill.project.errors import DataError
 from distill.project.files import fresh_dir, write_json, write_jsonl
-from distill.project.randomness import permutation
-from distill.data.prompts import Pair, encode_rows, render
 from distill.text.settings import PromptSettings, TokenizerSettings
 from distill.text.words import PAPER, Words
 from distill.world import WorldSettings, build_world
@@ -108,19 +108,21 @@ def read_sources(data: DataSettings, base: Path) -> Sources:
 def hold_out(train: Split, count: int) -> tuple[Split, Split]:
     """Move `count` rows, drawn from the whole of `train`, into a validation split; both keep their order.
 
-    Raises: DataError when no training row would be left.
+    Rows of one prompt stay together, so there may be a few more or fewer. Raises: DataError when no training row would
+    be left.
     """
-    if count >= len(train.rows):
-        raise DataError(
-            f"{train.name} has {len(train.rows):,} usable rows, too few to take {count:,} of them "
-            "for validation; lower `valid_rows`"
-        )
     # The draw belongs to the data, not to a training seed: all seeds share one validation set.
-    chosen = set(permutation(len(train.rows), 0, "validation rows")[:count])
+    chosen = set(draw_prompts(train.rows, count, "validation rows"))
+    if not chosen:
+        prompts = count_prompts(train.rows)
+        raise DataError(
+            f"{train.name} has {len(train.rows):,} usable rows of {prompts:,} different prompts, too few to take "
+            f"{count:,} of them for validation; lower `valid_rows`"
+        )
     held = [row for i, row in enumerate(train.rows) if i in chosen]
     rest = [row for i, row in enumerate(train.rows) if i not in chosen]
     moved = {**train.dropped, "moved_to_validation": [row.number for row in held]}
-    return replace(train, rows=rest, dropped=moved), Split(train.name, count, held, [], {})
+    return replace(train, rows=rest, dropped=moved), Split(train.name, len(held), held, [], {})
 
 
 def encode_split(split: Split, prompt: PromptSettings, tokenizer: PreTrainedTokenizerBase) -> Encoded:
