@@ -12,7 +12,8 @@ from pathlib import Path
 
 from distill.models.origins import origin, require_weights
 from distill.preflight.decoding import undecodable
-from distill.project.errors import ModelError
+from distill.project.errors import ModelError, SettingsError
+from distill.project.network import connection, proxy_fault
 from distill.project.references import ModelReference, Reference
 from distill.text.settings import PromptSettings, TokenizerSettings
 
@@ -40,7 +41,9 @@ def unfit_models(sources: Mapping[str, ModelReference], family: Reference | None
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
 
     named = [*sources.values(), *([] if family is None else [family])]
-    cached = any(source.hub is not None for source in named) and not _hub_answers()
+    of_hub = any(source.hub is not None for source in named)
+    proxy = proxy_fault() if of_hub else None
+    cached = of_hub and (proxy is not None or not _hub_answers())
     faults: list[str] = []
     unseen: list[str] = []
     shared = None
@@ -71,7 +74,9 @@ def unfit_models(sources: Mapping[str, ModelReference], family: Reference | None
             faults.append(f"{place}: {error}")
         if (fault := undecodable(base, cached)) is not None:
             faults.append(f"{place}: {fault}")
-    if unseen:
+    if unseen and proxy is not None:
+        faults.append(proxy)
+    elif unseen:
         print(
             f"note: the hub is out of reach, so {len(unseen)} model(s) were not looked at: {unseen[0]}", file=sys.stderr
         )
@@ -86,7 +91,7 @@ def _hub_answers() -> bool:
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        httpx.head(constants.ENDPOINT, timeout=_SECONDS)
-    except httpx.TransportError:
+        httpx.head(constants.ENDPOINT, timeout=_SECONDS, **connection(constants.ENDPOINT))
+    except (httpx.HTTPError, SettingsError):
         return False
     return True

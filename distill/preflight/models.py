@@ -13,6 +13,8 @@ from distill.models.settings import ModelSettings
 from distill.preflight.decoding import undecodable
 from distill.preflight.findings import Finding
 from distill.preflight.shapes import Shape, known_shape, shape_of
+from distill.project.errors import SettingsError
+from distill.project.network import connection
 from distill.project.references import Reference
 
 _SECONDS = 5.0
@@ -147,6 +149,6 @@ def _answers(url: str) -> bool:
     from httpx import HTTPError, head
 
     try:
-        return not head(url, timeout=_SECONDS, follow_redirects=True).is_server_error
-    except HTTPError:
+        return not head(url, timeout=_SECONDS, follow_redirects=True, **connection(url)).is_server_error
+    except (HTTPError, SettingsError):  # no proxy that can be used reaches no hub either
         return False

@@ -7,6 +7,7 @@ and keeps its traceback.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import signal
 import sys
@@ -85,13 +86,16 @@ def run_stage(main: Callable[[], None]) -> None:
 
     Exit codes: 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM, 1 for a full disk, 0 otherwise.
     """
+    from distill.project.network import blamed_proxy, keep_loopback_direct  # it raises this file's errors
+
     before = signal.signal(signal.SIGTERM, raise_terminated)
     try:
         begin()
+        keep_loopback_direct(os.environ)
         with alone():
             main()
     except DistillError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {blamed_proxy(error) or error}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
     except (KeyboardInterrupt, Terminated) as stop:
         pressed = isinstance(stop, KeyboardInterrupt)
@@ -99,6 +103,9 @@ def run_stage(main: Callable[[], None]) -> None:
             print(_INTERRUPTED if pressed else _TERMINATED, file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED if pressed else EXIT_TERMINATED) from None
     except Exception as error:
+        if cause := blamed_proxy(error):
+            print(f"error: {cause}", file=sys.stderr)
+            raise SystemExit(EXIT_BAD_INPUT) from None
         if not is_full_disk(error):
             raise
         print(f"error: {full_disk_message(error)}", file=sys.stderr)
