@@ -11,6 +11,7 @@ from typing import Any, Literal
 from commands.recipe import Profile
 from distill.models.settings import LoraSettings, ModelSettings
 from distill.on_policy.settings import OnPolicySettings
+from distill.preflight.lengths import Lengths
 from distill.preflight.memory_estimate import (
     Device,
     Estimate,
@@ -20,7 +21,6 @@ from distill.preflight.memory_estimate import (
     estimate,
     sampling_estimate,
 )
-from distill.preflight.lengths import Lengths
 from distill.preflight.models import PlannedModel, origin_of, vocabulary_size
 from distill.preflight.shapes import Shape
 from distill.preflight.workload import (
@@ -116,9 +116,7 @@ def plan_row(
     """Everything about one student whose family's data have these `lengths`."""
     family, recipe = table.students[student].family, profile.recipe
     trained = recipe.tokenizer.train
-    vocabulary = vocabulary_size(
-        Path("data") / family / "tokenizer", trained.vocab_size if trained else _VOCABULARY
-    )
+    vocabulary = vocabulary_size(Path("data") / family / "tokenizer", trained.vocab_size if trained else _VOCABULARY)
 
     def origin(model: ModelSettings) -> PlannedModel:
         return origin_of(model, vocabulary, os.environ)
@@ -190,9 +188,7 @@ class _Planner:
     def _batches(self) -> Batches:
         return Batches(self.place.micro_batch, self.place.decode_batch)
 
-    def base(
-        self, name: str, output: Path, model: ModelSettings | None, whose: Literal["teacher", "student"]
-    ) -> Plan:
+    def base(self, name: str, output: Path, model: ModelSettings | None, whose: Literal["teacher", "student"]) -> Plan:
         """The model that training starts from: fresh and pretrained, or only pointed to."""
         shape = self.teacher if whose == "teacher" else self.student
         if model is None or model.pretrain is None:
@@ -254,9 +250,7 @@ class _Planner:
         work = sampling_work(rows * samples, self.lengths, self.teacher, self._batches) if rows else None
         return Plan(name, output, "teacher", work, self._reading(self.teacher), 0.0, needs)
 
-    def measuring(
-        self, family: str, student: str, finished: list[tuple[str, str]], measured: Measured
-    ) -> list[Plan]:
+    def measuring(self, family: str, student: str, finished: list[tuple[str, str]], measured: Measured) -> list[Plan]:
         """The stages that measure the `finished` models (method, stage)."""
         plans = []
         lengths, batches, seeds = self.lengths, self._batches, measured.seeds
