@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.generation.decode import sample_responses
@@ -17,6 +18,9 @@ from distill.project.randomness import key
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
 from distill.text.rouge import mean_rouge_l
+
+# Logits that are formed at once: 128 MiB in float32.
+LOGITS = 2**25
 
 
 def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -81,6 +85,21 @@ class Validation:
 
 
 @torch.no_grad()
+def label_logprobs(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tensor:
+    """Log q of each of `labels` [N] from the hidden states [N, H] that predict them, [N].
+
+    The head runs on some positions at a time: logits are the largest tensors of a pass.
+    """
+    vocabulary = int(head(model)(hidden[:1]).shape[-1])
+    size = max(1, LOGITS // vocabulary)
+    pieces = [
+        precise(head(model)(hidden[i : i + size])).log_softmax(-1).gather(-1, labels[i : i + size, None])
+        for i in range(0, len(hidden), size)
+    ]
+    return torch.cat(pieces).squeeze(-1)
+
+
+@torch.no_grad()
 def reference_loss(
     model: PreTrainedModel, examples: Sequence[Example], batch_size: int, processes: Processes = ALONE
 ) -> float:
@@ -96,10 +115,9 @@ def reference_loss(
         # Right padding needs no mask in a causal model: no real token looks at it.
         hidden = backbone(model)(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1]
         kept = labels != IGNORED
-        # The head runs on kept positions alone: logits of prompt and padding are never formed.
-        logq = precise(head(model)(hidden[kept])).log_softmax(-1)
-        total -= float(logq.gather(-1, labels[kept][:, None]).sum())
-        tokens += int(kept.sum())
+        known = label_logprobs(model, hidden[kept], labels[kept])
+        total -= float(known.sum())
+        tokens += len(known)
     model.train(was_training)
     # Totals and one division: a mean of means would weigh a short share like a long one.
     sums = processes.sum(torch.tensor([total, tokens], dtype=torch.float64))
