@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -98,6 +99,35 @@ def test_verdicts_are_of_minillm_against_each_other_model(project: Path) -> None
     difference = content["minillm"]["toy_id"]["rouge_l"]["mean"] - content["sft"]["toy_id"]["rouge_l"]["mean"]
     assert verdicts["sft"]["toy_id"]["difference"] == pytest.approx(difference, abs=2e-4)
     assert verdicts["sft"]["toy_id"]["standard_error"] > 0
+
+
+def test_nothing_is_judged_between_two_models_that_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(tmp_path)
+    for model, name in itertools.product(("sft", "minillm"), SETS):
+        # kd and the teacher read both sets; sft and minillm only the second.
+        loss = 9.0 if name == "toy_id" else 1.0
+        put(tmp_path / f"responses/tiny/{model}/{name}.losses.json", json.dumps([loss] * 30))
+    score_project(monkeypatch, tmp_path)
+    verdicts = read(tmp_path / "analyses/tiny/summary.json")["significance"]
+    babble, sound = verdicts["minillm"]["sft"], verdicts["minillm"]["kd"]
+    assert babble["toy_id"]["verdict"] == "both guess"
+    assert babble["loss"]["toy_id"]["verdict"] == "both guess"
+    assert babble["toy_shift"]["verdict"] == "better"
+    assert babble["kl"]["reverse_kl"]["verdict"] == "better"
+    assert sound["toy_id"]["verdict"] == "not distinguishable"
+    table = tables.read("tiny", tmp_path)
+    said = [note for note in table.notes if "no better than guessing" in note]
+    assert [note.partition(" reads")[0] for note in said[:2]] == ["SFT", "MiniLLM"]
+    assert "`toy_id` no better than guessing (9.00 nats a token, guessing 2." in said[0]
+    assert "∅ not judged" in "".join(table.notes)
+    for model in ("sft", "minillm"):
+        put(tmp_path / f"responses/tiny/{model}/toy_shift.losses.json", json.dumps([9.0] * 30))
+    score_project(monkeypatch, tmp_path)
+    babble = read(tmp_path / "analyses/tiny/summary.json")["significance"]["minillm"]["sft"]
+    assert babble["kl"]["reverse_kl"]["verdict"] == babble["calibration"]["whether"]["ece"]["verdict"] == "both guess"
+    run(monkeypatch, tmp_path, report_stage)
+    page = (tmp_path / "results/report.html").read_text()
+    assert "the paper's direction is not judged, for both read no better than guessing, against SFT" in page
 
 
 def test_every_model_may_be_the_reference(project: Path) -> None:

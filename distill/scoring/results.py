@@ -31,6 +31,7 @@ from distill.scoring.names import (
     label,
 )
 from distill.scoring.paired import compare_scores
+from distill.scoring.trust import guesses, withheld
 
 _METRICS = ("rouge_l", "exact_match", "response_tokens", "truncated", "distinct_4", "repeated_4")
 EXPOSURE_METRICS = ("error", "error_a_token", "error_as_released")
@@ -158,6 +159,8 @@ def metrics(
             }
             cell |= {part: lengths[part] for part in ("repeated_4",) if part in lengths}
             cell["loss"] = analyses["loss"][name]["models"][model]
+            if guesses(analyses["loss"][name], model):
+                cell["loss"] = {**cell["loss"], "guessing": analyses["loss"][name]["guessing"]}
             if name in experiment.judged:
                 cell["judge"] = read_summary(root, experiment.home(model), model, name)
             gathered[model][name] = cell
@@ -197,7 +200,7 @@ def significance(
                     own[name] = analyses[analysis]["against"][a][b]
             for name, analysis in ((CALIBRATION, "calibration"), (LOSS, "loss"), (LENGTHS, "lengths")):
                 own[name] = {each: content["against"][a][b] for each, content in analyses[analysis].items()}
-            verdicts[a][b] = own
+            verdicts[a][b] = withheld(own, analyses["loss"], a, b)
     return verdicts
 
 
