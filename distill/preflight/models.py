@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,28 @@ def origin_of(settings: ModelSettings, vocabulary: int, environment: Mapping[str
     if settings.init is not None:
         return PlannedModel("fresh", _shape({"vocab_size": vocabulary, **settings.init}, None), "fresh")
     assert settings.source is not None  # the settings hold exactly one of the two
-    return reference_origin(settings.source, environment)
+    whole = reference_origin(settings.source, environment)
+    if whole.shape is None or not settings.is_cut:
+        return whole
+    kept = settings.kept_layers(whole.shape.layers)
+    return replace(
+        whole, name=f"{whole.name}, {len(kept)} of {whole.shape.layers} layers", shape=whole.shape.cut(len(kept))
+    )
+
+
+def layer_fault(settings: ModelSettings, environment: Mapping[str, str]) -> str | None:
+    """Why a source cannot be cut as the settings say; None where it can, or nobody knows its layers yet."""
+    if settings.source is None or not settings.is_cut:
+        return None
+    shape = reference_origin(settings.source, environment).shape
+    if shape is None:
+        return None
+    kept = settings.kept_layers(shape.layers)
+    if not kept:
+        return f"none of the {shape.layers} layers would be left; keep one at least"
+    if kept[-1] >= shape.layers:
+        return f"{settings.source} has the layers 0 to {shape.layers - 1} and no layer {kept[-1]}; correct the number"
+    return None
 
 
 def reference_origin(reference: Reference, environment: Mapping[str, str]) -> PlannedModel:
