@@ -22,6 +22,9 @@ class Models:
     """Whether the tokenizer has a chat template."""
     end_of_turn: str | None
     """The token with which the template ends an answer, where it is not the tokenizer's end-of-sequence token."""
+    teacher_instructed: bool = False
+    """Whether the teacher was tuned to follow instructions, by what `instructed` looks at."""
+    student_instructed: bool = False
 
 
 def examine(teacher: Reference, student: Reference) -> Models:
@@ -36,8 +39,8 @@ def examine(teacher: Reference, student: Reference) -> Models:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
 
-    tokenizer = load_tokenizer(student)
-    require_same_tokenizer(load_tokenizer(teacher), tokenizer)
+    tokenizer, teachers = load_tokenizer(student), load_tokenizer(teacher)
+    require_same_tokenizer(teachers, tokenizer)
     if tokenizer.eos_token is None:
         raise ModelError(f"the tokenizer of {student} has no end-of-sequence token; set `eos_token` in its files")
     sizes = {role: _size(source) for role, source in (("teacher", teacher), ("student", student))}
@@ -46,7 +49,9 @@ def examine(teacher: Reference, student: Reference) -> Models:
         sizes["student"][0],
         min(positions for _, positions in sizes.values()),
         tokenizer.chat_template is not None,
-        end_of_turn(tokenizer),
+        end := end_of_turn(tokenizer),
+        instructed(teacher, teachers, end),
+        instructed(student, tokenizer, end),
     )
 
 
@@ -79,3 +84,20 @@ def end_of_turn(tokenizer: Any) -> str | None:
     first = tokenizer.convert_ids_to_tokens(ids[0]) if ids else None
     special = first is not None and tokenizer.get_added_vocab().get(first) == ids[0]
     return str(first) if special and first != tokenizer.eos_token else None
+
+
+def instructed(source: Reference, tokenizer: Any, end_of_turn: str | None) -> bool:
+    """Whether a model stops at the end of a turn of its chat template; None: where it ends a sequence.
+
+    Base models often come with the template of their instruction-tuned siblings, and do not stop there.
+    """
+    from transformers import GenerationConfig
+
+    if tokenizer.chat_template is None or end_of_turn is None:
+        return tokenizer.chat_template is not None
+    try:
+        config = GenerationConfig.from_pretrained(source.name, revision=source.revision or "main")
+    except (OSError, ValueError):  # a model may come without the file
+        return False
+    stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    return tokenizer.convert_tokens_to_ids(end_of_turn) in stops

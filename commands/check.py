@@ -156,7 +156,11 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
         for name, place in places.items():
             # What lies below data/ is made by the pipeline itself.
             if not place.startswith("data/") and not Path(place).exists():
-                fix = "correct the path or fetch the data" if place[:1] != "~" else "DVC knows no `~`; write the whole path"
+                fix = (
+                    "correct the path or fetch the data"
+                    if place[:1] != "~"
+                    else "DVC knows no `~`; write the whole path"
+                )
                 faults.append(f"{PARAMS}: {kind}.{name}: {place} does not exist; {fix}")
     return faults
 
