@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def main() -> None:
     )
     parser.add_argument("--name", required=True, help="the new family; its student will be <name>-student")
     parser.add_argument("--teacher", required=True, help="hub id with @commit, or folder")
-    parser.add_argument("--student", required=True, help="hub id with @commit, or folder, of the same tokenizer")
+    parser.add_argument("--student", help="the same, of the same tokenizer; with --student-layers the teacher if none")
+    parser.add_argument("--student-layers", type=int, help="cut the student to so many layers, the best ones found")
     parser.add_argument("--data", required=True, type=_file, help="rows with instruction, input and output, or chats")
     parser.add_argument("--test", type=_file, help="evaluation rows; otherwise some of --data are kept for it")
     parser.add_argument("--valid", type=_file, help="validation rows; otherwise some of --data are taken for it")
@@ -50,12 +52,16 @@ def main() -> None:
     given = parser.parse_args()
     new = [Path("profiles") / f"{given.name}.yaml", Path("evalsets") / f"{given.name}_test.yaml"]
     _require_free(given.name, [*new, Path("adopted") / given.name])
+    if given.student is None and given.student_layers is None:
+        raise SettingsError("name a model as --student, or give --student-layers to cut one from the teacher")
+    given.student = given.student or given.teacher
     models = {role: _reference(role, getattr(given, role)) for role in ("teacher", "student")}
     for path in filter(None, (given.test, given.valid, given.corpus)):
         if not path.exists():
             raise DataError(f"{path} does not exist; correct the path")
     read = read_given(given.data, given.test, given.valid, given.fields)
 
+    from commands.adopt_look import look
     from commands.adopt_models import examine
     from commands.adopt_prompt import choose_prompt
     from distill.text.tokenizers import load_tokenizer
@@ -63,6 +69,10 @@ def main() -> None:
     texts = ["\n".join([row.instruction, row.input, *row.references]) for row in read.train.rows[:_COMPARED_ROWS]]
     found = examine(models["teacher"], models["student"], texts, given.chat_template)
     prompt = choose_prompt(read.train.rows, load_tokenizer(models["student"]), found)
+    settings = prompt.settings(found)
+    looked = look(models["teacher"], models["student"], found, settings, read.train.rows, given.student_layers)
+    if looked.cut is not None:  # what is left follows no instructions until it is trained
+        found = replace(found, student_parameters=looked.cut.parameters, student_instructed=False)
     before, former = PARAMS.read_bytes(), read_yaml(PARAMS)
     made = [*new]
     try:
@@ -75,6 +85,7 @@ def main() -> None:
             student=models["student"],
             finished_teacher=given.teacher_is_finished,
             models=found,
+            cut=looked.cut,
             prompt=prompt,
             train=placed.train_path,
             test=placed.test_path,
@@ -92,7 +103,7 @@ def main() -> None:
         PARAMS.write_bytes(before)
         _remove(made)
         raise
-    _tell(given.name, adoption, placed, _left_behind(former) if given.only else [])
+    _tell(given.name, adoption, placed, [*looked.lines, *(_left_behind(former) if given.only else [])])
 
 
 def _file(text: str) -> Path:
@@ -147,7 +158,7 @@ def _remove(places: list[Path]) -> None:
             place.unlink(missing_ok=True)
 
 
-def _tell(name: str, adoption: Adoption, placed: PlacedRows, left: list[str]) -> None:
+def _tell(name: str, adoption: Adoption, placed: PlacedRows, more: list[str]) -> None:
     others = [student for student in read_yaml(PARAMS)["students"] if student != f"{name}-student"]
     models, pace = adoption.models, adoption.student_pace
     print(f"profiles/{name}.yaml, evalsets/{name}_test.yaml and the rows of {PARAMS} are written and sound:")
@@ -161,7 +172,7 @@ def _tell(name: str, adoption: Adoption, placed: PlacedRows, left: list[str]) ->
         print(f"  rows      {adoption.rows:,} for training; those of --valid choose checkpoints")
     print("\n".join([*placed.lines, *adoption.prompt.lines]))
     print(f"  rates     unswept: {pace.rate} and {pace.epochs} epochs for the student, {pace.why}")
-    print("".join(f"  {line}\n" for line in [*(f"note: {note}" for note in models.notes), *left]), end="")
+    print("".join(f"  {line}\n" for line in [*(f"note: {note}" for note in models.notes), *more]), end="")
     if others:
         print(f"  {PARAMS} goes on building {', '.join(others)} too; with --only it would not")
     print("Read the profile, lower hardware.micro_batch if memory is short, then:\n  make repro")
@@ -170,7 +181,7 @@ def _tell(name: str, adoption: Adoption, placed: PlacedRows, left: list[str]) ->
 def _doubt(adoption: Adoption) -> str | None:
     """Why these two models may not be what was meant."""
     teacher, student = adoption.teacher, adoption.student
-    if _place(teacher) == _place(student):
+    if adoption.cut is None and _place(teacher) == _place(student):
         return "teacher and student are one model: nothing is made smaller; name a smaller model as --student"
     if adoption.models.teacher_parameters <= adoption.models.student_parameters:
         return "the teacher is not larger than the student; exchange the two if that was not meant"

@@ -14,12 +14,14 @@ from distill.project.references import Reference
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from commands.adopt_models import Models
     from distill.data.rows import Row
     from distill.text.examples import Example
     from distill.text.settings import PromptSettings
 
 # Read in minutes on a CPU; a larger model is looked at by the stage `base`, on the machine that trains it.
 LARGEST_READ = 1.5e9
+_ROWS = 400  # from which the frequencies of tokens are counted
 _CUT_ROWS = 12
 _BLOCKS = 12
 _BATCH = 4
@@ -30,8 +32,55 @@ class Cut:
     """The layers of a model that a student loses, and the ways of cutting that were compared."""
 
     dropped: tuple[int, ...]
-    looks: tuple[tuple[str, float], ...]
-    """Each way in words with its loss, nats a token, the best first; none where nothing was measured."""
+    parameters: int
+    """Of what is left."""
+    losses: tuple[float, ...]
+    """Of each way that was compared, nats a token on some of the rows, the lowest first; none where none was."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was seen of the models, in lines for a person, and how the student is cut."""
+
+    lines: tuple[str, ...]
+    cut: Cut | None = None
+
+
+def look(
+    teacher: Reference, student: Reference, found: Models, prompt: PromptSettings, rows: Sequence[Row], keep: int | None
+) -> Looked:
+    """Read some of the rows with both models; `keep` is the number of layers that a cut student has.
+
+    Raises: SettingsError when the student's model has not more layers than that; ModelError when one cannot be loaded.
+    """
+    from distill.models.checkpoints import quiet_libraries
+    from distill.models.layers import cut
+    from distill.models.loading import load_model
+    from distill.text.tokenizers import load_tokenizer
+
+    quiet_libraries()
+    sizes = {"teacher": found.teacher_parameters, "student": found.student_parameters}
+    if keep is not None:
+        require_fewer(keep, found.student_layers)
+    if max(sizes.values()) > LARGEST_READ:
+        line = (
+            f"look      not taken of models over {LARGEST_READ / 1e9:g}B here; the stage `base` looks before it trains"
+        )
+        return Looked((line,), None if keep is None else _middle(found, keep))
+    examples = as_examples(load_tokenizer(student), prompt, rows[:_ROWS])
+    model = load_model(teacher)
+    first = look_at(model, examples)
+    if student != teacher:
+        model = load_model(student)
+    lines, chosen = [_line("teacher", first)], None
+    if keep is not None:
+        chosen = choose_cut(model, keep, examples)
+        kept = [index for index in range(found.student_layers) if index not in chosen.dropped]
+        model = cut(model, kept)
+    if keep is not None or student != teacher:
+        # A cut student is healed by its training, so it is not held against its teacher.
+        lines.append(_line("student", look_at(model, examples), None if keep is not None else first))
+    return Looked(tuple(lines), chosen)
 
 
 def as_examples(tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, rows: Sequence[Row]) -> list[Example]:
@@ -65,26 +114,24 @@ def choose_cut(model: PreTrainedModel, keep: int, examples: Sequence[Example]) -
     """The best way found to leave `keep` layers: the lowest loss on some of the user's rows, without any training.
 
     Compared are blocks of neighbouring layers that are left out, spread over the depth, and layers at equal distances.
-    Raises: SettingsError when the model has not more layers than that.
     """
-    from distill.models.layers import cut, layer_count, spans
+    from distill.models.layers import cut, layer_count
+    from distill.models.settings import spans
 
-    count = layer_count(model)
-    require_fewer(keep, count)
-    rows, looks = examples[:_CUT_ROWS], []
+    count, rows = layer_count(model), examples[:_CUT_ROWS]
+    found = []
     for dropped in ways(count, keep):
-        kept = tuple(index for index in range(count) if index not in dropped)
-        looks.append((_loss(cut(model, kept), rows), dropped))
-        print(f"without the layers {spans(dropped)}: {looks[-1][0]:.2f} nats a token", file=sys.stderr, flush=True)
-    looks.sort()
-    return Cut(looks[0][1], tuple((f"without {spans(dropped)}", loss) for loss, dropped in looks))
+        short = cut(model, [index for index in range(count) if index not in dropped])
+        found.append((_loss(short, rows), dropped, sum(each.numel() for each in short.parameters())))
+        print(f"without the layers {spans(dropped)}: {found[-1][0]:.2f} nats a token", file=sys.stderr, flush=True)
+    found.sort()
+    return Cut(found[0][1], found[0][2], tuple(loss for loss, *_ in found))
 
 
-def middle_cut(count: int, keep: int) -> Cut:
-    """The middle block left out, for a model that is too large to be looked at here."""
-    require_fewer(keep, count)
-    start = keep // 2
-    return Cut(tuple(range(start, start + count - keep)), ())
+def _middle(found: Models, keep: int) -> Cut:
+    """The middle block left out, of a model that is too large to be looked at here."""
+    start, lost = keep // 2, found.student_layers - keep
+    return Cut(tuple(range(start, start + lost)), round(found.student_parameters * keep / found.student_layers), ())
 
 
 def ways(count: int, keep: int) -> list[tuple[int, ...]]:
@@ -108,12 +155,9 @@ def require_fewer(keep: int, count: int) -> None:
         )
 
 
-def report(role: str, source: Reference, look: FirstLook | None, teacher: FirstLook | None = None) -> str:
-    """A line of adopt's: what the look at a model says."""
-    if look is None:
-        return f"{role}: {source} is too large to be read here; the stage `base` looks at it before anything trains"
-    doubt = look.doubt(None if teacher is None else teacher.loss)
-    return f"{role}: {look.told()}" if doubt is None else f"warning: {role}: {doubt}"
+def _line(role: str, seen: FirstLook, teacher: FirstLook | None = None) -> str:
+    doubt = seen.doubt(None if teacher is None else teacher.loss)
+    return f"look      {role}: {seen.told()}" if doubt is None else f"warning   {role}: {doubt}"
 
 
 def _loss(model: PreTrainedModel, examples: Sequence[Example]) -> float:

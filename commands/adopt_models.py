@@ -33,6 +33,7 @@ class Models:
     """A system turn, for a template that demands one."""
     notes: tuple[str, ...] = ()
     """What a person should know of the template."""
+    student_layers: int = 0
     teacher_instructed: bool = False
     """Whether the teacher was tuned to follow instructions, by what `instructed` looks at."""
     student_instructed: bool = False
@@ -68,19 +69,20 @@ def examine(teacher: Reference, student: Reference, texts: Sequence[str] = (), t
     return Models(
         sizes["teacher"][0],
         sizes["student"][0],
-        min(positions for _, positions in sizes.values()),
+        min(positions for _, positions, _ in sizes.values()),
         form is not None,
         end,
         template if form is not None else None,
         None if form is None else form.system,
         () if form is None else tuple(form.notes),
+        sizes["student"][2],
         instructed(teacher, teachers, end),
         instructed(student, tokenizer, end),
     )
 
 
-def _size(source: Reference) -> tuple[int, int]:
-    """(parameters, positions), from the configuration alone."""
+def _size(source: Reference) -> tuple[int, int, int]:
+    """(parameters, positions, layers), from the configuration alone."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -94,9 +96,10 @@ def _size(source: Reference) -> tuple[int, int]:
             f"{source} is no causal language model that can be read ({reason}); check the name and the commit, and "
             "that the hub is within reach"
         ) from None
-    text = config.get_text_config(decoder=True).to_dict()
+    inner = config.get_text_config(decoder=True)
+    text = inner.to_dict()
     positions = int(text.get("max_position_embeddings") or text.get("n_positions") or 2**20)
-    return sum(parameter.numel() for parameter in model.parameters()), positions
+    return sum(parameter.numel() for parameter in model.parameters()), positions, int(inner.num_hidden_layers)
 
 
 def _form(tokenizer: Any, template: str | None) -> ChatForm | None:

@@ -12,6 +12,7 @@ from distill.project.errors import DataError
 if TYPE_CHECKING:
     from commands.adopt_models import Models
     from distill.data.rows import Row
+    from distill.text.settings import PromptSettings
 
 _ALPACA = "Below is an instruction that describes a task"
 _CONTEXT = ", paired with an input that provides further context"
@@ -54,6 +55,20 @@ class Prompt:
     responses: Lengths
     rows: int
     """Rows that were measured."""
+
+    def settings(self, models: Models) -> PromptSettings:
+        """As the profile has them."""
+        from distill.text.settings import PromptSettings
+
+        return PromptSettings(
+            with_input=self.templates[0],
+            without_input=self.templates[1],
+            max_prompt_tokens=self.prompts.limit,
+            max_response_tokens=self.responses.limit,
+            max_sequence_tokens=self.prompts.limit + self.responses.limit,
+            chat_template=(models.template or True) if self.chat else False,
+            system=models.system,
+        )
 
     @property
     def lines(self) -> list[str]:

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from commands.adopt_look import Cut
 from commands.adopt_models import Models
 from commands.adopt_prompt import SHORT, Lengths, Prompt
 from commands.methods import Method
 from distill.data.rows import Fields
+from distill.models.settings import spans
 from distill.project.references import Reference
 
 
@@ -68,6 +70,8 @@ class Adoption:
     student: Reference
     finished_teacher: bool
     models: Models
+    cut: Cut | None
+    """How the student is cut from its model."""
     prompt: Prompt
     train: str
     test: str
@@ -202,7 +206,7 @@ def _models(adoption: Adoption) -> list[str]:
         "",
         "  students:",
         f"    {adoption.name}-student:",
-        f"      model: {{source: {_reference(adoption.student)}}}",
+        *_student_model(adoption),
         f"      # Rate and epochs: {student.why}; not swept. 32 is the smaller of the paper's two batches.",
         "      # `init` is the start of methods on own samples: 3 epochs, lowest validation loss.",
         f"      init: {{learning_rate: {student.rate}, batch_size: 32, epochs: 3, select: loss}}",
@@ -215,6 +219,22 @@ def _models(adoption: Adoption) -> list[str]:
         *(line for method in own for line in _own(method, adoption)),
         "",
     ]
+
+
+def _student_model(adoption: Adoption) -> list[str]:
+    source, cut = _reference(adoption.student), adoption.cut
+    if cut is None:
+        return [f"      model: {{source: {source}}}"]
+    if cut.losses:
+        best, worst = cut.losses[0], cut.losses[-1]
+        why = f"of {len(cut.losses)} ways to cut, the lowest loss on some rows untrained: {best:.2f} nats a token; the"
+        notes = [
+            f"      # Layers left out: {why}",
+            f"      # worst {worst:.2f}. `pretrain` on a corpus heals it further.",
+        ]
+    else:
+        notes = ["      # Layers left out: the middle block, not compared with others because the model is large."]
+    return [*notes, f"      model: {{source: {source}, drop_layers: [{spans(cut.dropped)}]}}"]
 
 
 # Settings of named methods that differ from their objective's defaults; any other method takes the defaults.

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from distill.evaluation.guessing import FirstLook, guessing_loss
-from distill.models.layers import cut, spans
+from distill.models.layers import cut
 from distill.models.loading import initialise_model, load_model
-from distill.models.settings import ModelSettings
+from distill.models.settings import ModelSettings, spans
 from distill.preflight.models import layer_fault, origin_of
 from distill.project.errors import ModelError
 from distill.text.tokenizers import load_tokenizer
