@@ -8,6 +8,8 @@ VENV := .venv
 READY := $(VENV)/.complete
 TORCH := torch==2.13.0
 PYTEST_WORKERS ?= 2
+# Stages that `make repro` builds side by side.
+SLOTS ?= 2
 REV ?= HEAD~1
 
 # .venv first, so that DVC's stages, torchrun and ninja are ours without activating anything.
@@ -30,8 +32,8 @@ setup: $(READY) ## create .venv with the pinned versions (the others do it by th
 
 repro: $(READY) ## rebuild what is out of date, from data to the results table
 	@python -m commands.check
-	@python -m commands.doctor --quick
-	@python -m tasks.side_by_side
+	@python -m commands.doctor --quick --slots $(SLOTS)
+	@python -m tasks.side_by_side --slots $(SLOTS)
 	@python -m commands.show
 
 test: $(READY) ## run the tests, without those marked slow or gpu

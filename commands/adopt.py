@@ -31,6 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FEWEST_ROWS = 20
 _MOST_TEST_ROWS = 500
+_COMPARED_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("--test", type=Path, help="evaluation rows; otherwise some of --data are kept for it")
     parser.add_argument("--corpus", type=Path, help="plain text for L_PT; none leaves the term out")
     parser.add_argument("--fields", default="", help="other names, e.g. instruction=question,output=answer")
+    parser.add_argument("--chat-template", help="name of the tokenizer's chat template, or `none` to do without one")
     parser.add_argument("--teacher-is-finished", action="store_true", help="use it as it is, without fine-tuning")
     parser.add_argument("--only", action="store_true", help="take the other rows out of params.yaml's table")
     given = parser.parse_args()
@@ -72,7 +74,8 @@ def main() -> None:
     from commands.adopt_models import examine
 
     rows = _read_rows(given.data, fields)
-    found = examine(models["teacher"], models["student"])
+    texts = ["\n".join([row.instruction, row.input, *row.references]) for row in rows[:_COMPARED_ROWS]]
+    found = examine(models["teacher"], models["student"], texts, given.chat_template)
     before = PARAMS.read_bytes()
     made = [*new]
     try:
@@ -223,6 +226,8 @@ def _tell(given: argparse.Namespace, adoption: Adoption, placed: Rows) -> None:
     print(f"  teacher   {adoption.teacher}, {adoption.models.teacher_parameters:,} parameters")
     print(f"  student   {adoption.student}, {adoption.models.student_parameters:,} parameters")
     print(f"  rows      {placed.count:,} for training, of which {adoption.valid_rows:,} choose checkpoints")
+    for note in adoption.models.notes:
+        print(f"  note: {note}")
     if others:
         print(f"  {PARAMS} goes on building {', '.join(others)} too; with --only it would not")
     print("Read the profile, lower hardware.micro_batch if memory is short, then:\n  make repro")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from distill.preflight.decoding import undecodable
 from distill.project.errors import ModelError
 from distill.project.references import Reference
+
+if TYPE_CHECKING:
+    from distill.text.chat import ChatForm
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,23 @@ class Models:
     """Whether the tokenizer has a chat template."""
     end_of_turn: str | None
     """The token with which the template ends an answer, where it is not the tokenizer's end-of-sequence token."""
+    template: str | None = None
+    """The name of the chat template, where it is not the tokenizer's default."""
+    system: str | None = None
+    """A system turn, for a template that demands one."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of the template."""
 
 
-def examine(teacher: Reference, student: Reference) -> Models:
+NO_TEMPLATE = "none"
+_SYSTEM = "You are a helpful assistant."
+
+
+def examine(teacher: Reference, student: Reference, texts: Sequence[str] = (), template: str | None = None) -> Models:
     """Read tokenizers and configurations, no weights.
 
-    Raises: ModelError when one cannot be read, or the tokenizers differ.
+    The tokenizers are compared on `texts` too. `template`: the name of a chat template, `none` to do without.
+    Raises: ModelError when one cannot be read, the tokenizers differ, or the chat template cannot be used.
     """
     import torch
 
@@ -37,16 +53,24 @@ def examine(teacher: Reference, student: Reference) -> Models:
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
 
     tokenizer = load_tokenizer(student)
-    require_same_tokenizer(load_tokenizer(teacher), tokenizer)
+    require_same_tokenizer(load_tokenizer(teacher), tokenizer, texts)
     if tokenizer.eos_token is None:
         raise ModelError(f"the tokenizer of {student} has no end-of-sequence token; set `eos_token` in its files")
+    for source in (teacher, student):
+        if (fault := undecodable(source)) is not None:
+            raise ModelError(f"{source}: {fault}")
     sizes = {role: _size(source) for role, source in (("teacher", teacher), ("student", student))}
+    form = _form(tokenizer, template)
+    end = None if form is None else form.end_of_turn
     return Models(
         sizes["teacher"][0],
         sizes["student"][0],
         min(positions for _, positions in sizes.values()),
-        tokenizer.chat_template is not None,
-        end_of_turn(tokenizer),
+        form is not None,
+        None if end == tokenizer.eos_token else end,
+        template if form is not None else None,
+        None if form is None else form.system,
+        () if form is None else tuple(form.notes),
     )
 
 
@@ -56,7 +80,7 @@ def _size(source: Reference) -> tuple[int, int]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(source.name, revision=source.revision or "main")
+        config = AutoConfig.from_pretrained(source.name, revision=source.revision or "main", trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
@@ -65,17 +89,23 @@ def _size(source: Reference) -> tuple[int, int]:
             f"{source} is no causal language model that can be read ({reason}); check the name and the commit, and "
             "that the hub is within reach"
         ) from None
-    positions = int(config.to_dict().get("max_position_embeddings") or config.to_dict().get("n_positions") or 2**20)
+    text = config.get_text_config(decoder=True).to_dict()
+    positions = int(text.get("max_position_embeddings") or text.get("n_positions") or 2**20)
     return sum(parameter.numel() for parameter in model.parameters()), positions
 
 
-def end_of_turn(tokenizer: Any) -> str | None:
-    """What the chat template writes right behind an answer, where that is a token other than end-of-sequence."""
-    if tokenizer.chat_template is None:
+def _form(tokenizer: Any, template: str | None) -> ChatForm | None:
+    """The chat template to use, if any, with a system turn if it will not do without."""
+    from distill.text.chat import MissingSystemTurnError, chat_form
+
+    if template == NO_TEMPLATE or (template is None and tokenizer.chat_template is None):
         return None
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "MARK"}]
-    behind = str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition("MARK")[2]
-    ids = tokenizer(behind, add_special_tokens=False)["input_ids"] if behind else []
-    first = tokenizer.convert_ids_to_tokens(ids[0]) if ids else None
-    special = first is not None and tokenizer.get_added_vocab().get(first) == ids[0]
-    return str(first) if special and first != tokenizer.eos_token else None
+    try:
+        try:
+            return chat_form(tokenizer, template or True, None)
+        except MissingSystemTurnError:
+            return chat_form(tokenizer, template or True, _SYSTEM)
+    except ModelError as error:
+        raise ModelError(
+            f"{error}; or give --chat-template: the name of another, or `{NO_TEMPLATE}` to do without"
+        ) from None

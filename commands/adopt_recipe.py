@@ -132,7 +132,10 @@ def _prompt(adoption: Adoption) -> list[str]:
         f"    max_sequence_tokens: {2 * half}",
     ]
     if adoption.models.chat:
-        lines.append("    chat_template: true")
+        lines.append(f"    chat_template: {json.dumps(adoption.models.template or True)}")
+        lines += [f"    # {note}." for note in adoption.models.notes]
+        if adoption.models.system is not None:
+            lines.append(f"    system: {json.dumps(adoption.models.system)}    # the template demands a system turn")
     lines += ["", "  tokenizer:", f"    source: {_reference(adoption.student)}"]
     if adoption.models.chat and adoption.models.end_of_turn is not None:
         token = json.dumps(adoption.models.end_of_turn)

@@ -23,6 +23,7 @@ from ruamel.yaml.error import YAMLError
 
 from tasks.clone import make_clone
 from tasks.errors import RebuildError
+from tasks.loopback import use_direct_loopback
 from tasks.processes import environment
 from tasks.server import answers, write_note
 
@@ -136,6 +137,11 @@ def main() -> int:
     root, home = Path.cwd(), get_current_settings().home.resolve()
     clone = (given.clone or home / "clone").resolve()
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        use_direct_loopback()
+    except RebuildError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     serving = Serving(home, given.port, clone)
     try:
         pools_of(given.schedule)

@@ -1,6 +1,7 @@
 """DVC stage: the model a teacher or student starts from.
 
-A model taken from somewhere is only pointed to; a fresh one is initialised and pretrained on the corpus.
+A model taken from somewhere is only pointed to. One that is cut from another is written whole, a fresh one is
+initialised, and both are pretrained on the corpus if the profile says so.
 
     python -m stages.base <family|student>
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 from distill.models.settings import ModelSettings, PretrainSettings
@@ -20,16 +22,20 @@ from distill.text.examples import Example, read_documents
 
 def main() -> None:
     """Write runs/<who>/base."""
+    from distill.generation.probe import require_decodable, tell_slowness
     from distill.models.checkpoints import RunRecord, copy_tokenizer, save_checkpoint
+    from distill.models.layers import cut, layer_count
     from distill.models.loading import initialise_model, load_model
     from distill.models.origins import REFERENCE_FILE
-    from distill.models.parts import require_plain_head, require_vocabulary
+    from distill.models.parts import require_vocabulary
     from distill.objectives import sft
     from distill.runs.evidence import Evidence
+    from distill.text.control_tokens import encode_documents
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
     from distill.training.settings import SupervisedSettings
     from distill.training.supervised import Lesson, train_supervised
     from stages.experiment import read_experiment
+    from stages.first_look import take
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("who", help="a family (its teacher's base) or a student")
@@ -37,24 +43,29 @@ def main() -> None:
     settings = experiment.optional_settings(ModelSettings, "model")
     record = RunRecord()
     tokenizer = experiment.tokenizer()
-    if settings is None or settings.source is not None:
-        source = None if settings is None else settings.source
-        if source is not None:
-            # Seconds of loading now, rather than a failure after the teacher's hours.
-            require_same_tokenizer(tokenizer, load_tokenizer(source))
-            model = load_model(source, experiment.dtype)
-            require_vocabulary(model, tokenizer, str(source))
-            require_plain_head(model)
+    source = None if settings is None else settings.source
+    model = None
+    if source is not None:
+        # Seconds of loading now, rather than a failure after the teacher's hours.
+        require_same_tokenizer(tokenizer, load_tokenizer(source), experiment.some_texts())
+        model = load_model(source, experiment.dtype)
+        require_vocabulary(model, tokenizer, str(source))
+        tell_slowness(str(source), require_decodable(model))
+    if settings is None or (model is not None and not settings.is_cut):
         with fresh_dir(experiment.output) as aside:
             # null where all of this student's, or the teacher's, checkpoints come from elsewhere.
             write_json(aside / REFERENCE_FILE, None if source is None else source.model_dump())
             copy_tokenizer(experiment.data / "tokenizer", aside)
     else:
-        assert settings.init is not None  # the settings hold exactly one of the two
-        model = initialise_model(settings.init, tokenizer, key(experiment.seed, "weights", experiment.who) % 2**32)
+        if model is not None:
+            model = cut(model, settings.kept_layers(layer_count(model)))
+        else:
+            assert settings.init is not None  # the settings hold exactly one of the two
+            model = initialise_model(settings.init, tokenizer, key(experiment.seed, "weights", experiment.who) % 2**32)
+            tell_slowness(experiment.who, require_decodable(model))
         if settings.pretrain is not None:
             pretrain, corpus = settings.pretrain, experiment.data / "corpus.parquet"
-            ids = tokenizer(read_documents(corpus))["input_ids"]
+            ids = encode_documents(tokenizer, read_documents(corpus))
             examples = windows(ids, tokenizer.eos_token_id, pretrain, experiment.seed)
             scratch = Path(".resume") / experiment.name / experiment.fingerprint(settings, corpus)
             settings_of_training = SupervisedSettings(
@@ -67,7 +78,10 @@ def main() -> None:
             with Evidence(experiment.name, tokenizer):
                 train_supervised(model, lesson, experiment.hardware.in_one_process(), scratch)
         save_checkpoint(model, tokenizer, experiment.output, experiment.meta(settings))
-    record.write(Path(f"{experiment.output}.run.json"))
+    # Random weights that nothing pretrains are known to be random.
+    random = settings is not None and settings.source is None and settings.pretrain is None
+    looked = {} if model is None or random else {"first_look": asdict(take(experiment, model))}
+    record.write(Path(f"{experiment.output}.run.json"), **looked)
     shutil.rmtree(Path(".resume") / experiment.name, ignore_errors=True)
 
 

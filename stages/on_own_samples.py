@@ -90,13 +90,14 @@ def read_task(job: OwnSamplesJob, tokenizer: PreTrainedTokenizerBase) -> Task:
     """The prompts, the data's responses where some are kept, and plain text where the loss has a term of it."""
     from distill.on_policy.loop import Task
     from distill.on_policy.plaintext import token_stream
+    from distill.text.control_tokens import encode_documents
     from distill.text.examples import read_documents, read_examples
 
     experiment, eos_id = job.experiment, int(tokenizer.eos_token_id)
     plain_text = None
     if job.settings.lm_coef:
         documents = read_documents(experiment.data / "corpus.parquet")
-        plain_text = token_stream(tokenizer(documents)["input_ids"], eos_id)
+        plain_text = token_stream(encode_documents(tokenizer, documents), eos_id)
     examples = read_examples(experiment.data / "train.parquet", experiment.rows.student)
     responses = [example.response_ids for example in examples] if job.settings.needs_rows else []
     prompts = [example.prompt_ids for example in examples]

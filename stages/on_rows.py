@@ -170,6 +170,7 @@ def write(
 ) -> None:
     """Write the stage's outputs."""
     from distill.models.checkpoints import save_checkpoint
+    from stages.first_look import doubt_trained
     from stages.training import told_selection
 
     experiment = job.experiment
@@ -178,6 +179,8 @@ def write(
     curves.write(Path(f"{experiment.output}.curves"))
     chosen = told_selection(experiment, curves, job.settings.select, lesson.by)
     record.write(Path(f"{experiment.output}.run.json"), **chosen)
+    if losses := curves.points.get("valid_loss"):
+        doubt_trained(experiment, model, min(loss for _, loss in losses))
 
 
 if __name__ == "__main__":

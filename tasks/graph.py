@@ -71,6 +71,18 @@ def read_graph(root: Path, targets: Iterable[str] = ()) -> Graph:
         return Graph(stages, changed.result() & stages.keys(), remote)
 
 
+def cache_of(root: Path) -> Path:
+    """The folder of DVC's cache for the repository at `root`. Raises: RebuildError when DVC cannot read it."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo:
+            return Path(repo.cache.local_cache_dir).resolve()
+    except DvcException as error:
+        raise RebuildError(f"DVC cannot read {root}: {error}\nCorrect it until `dvc cache dir` works.") from error
+
+
 def _stages(root: Path, targets: list[str]) -> tuple[dict[str, Stage], str | None]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo

@@ -25,6 +25,7 @@ from tasks.graph import read_graph
 from tasks.leases import Lease, Slots, visible_devices
 from tasks.leftovers import clear_leftovers
 from tasks.locks import hold_clone
+from tasks.own_results import prefer_own_results
 from tasks.processes import DVC, Command
 from tasks.schedule import BROKEN, MOVED, Finish, Node, Outcome, nodes_of, run_nodes
 
@@ -113,9 +114,9 @@ def main() -> int:
     with hold_clone(root, "none", say, stop.is_set) as clone:
         if clone is None:
             return 130
-        for sentence in clear_leftovers(root):
-            say(sentence)
         try:
+            for sentence in (*clear_leftovers(root), *prefer_own_results(root)):
+                say(sentence)
             graph = read_graph(root, arguments.targets)
         except RebuildError as error:
             say(f"error: {error}")

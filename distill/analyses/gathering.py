@@ -89,7 +89,8 @@ def read_tokenizer(path: Path) -> Tokenizer:
     if not path.is_file():
         raise DataError(f"{path} does not exist; run `dvc repro`, or give the family a tokenizer with that file")
     tokenizer = Tokenizer.from_file(str(path))
-    # What was saved with truncation or padding would otherwise count wrong.
+    # Text stays text, as in training; and what was saved with truncation or padding would otherwise count wrong.
+    tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

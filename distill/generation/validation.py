@@ -89,18 +89,19 @@ class Validation:
         }
 
 
-def token_logprobs(model: PreTrainedModel, hidden: Tensor, tokens: Tensor) -> Tensor:
-    """Log q of each of N tokens from the last hidden states [N, H] that predict them, [N, 1].
+@torch.no_grad()
+def label_logprobs(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tensor:
+    """Log q of each of `labels` [N] from the hidden states [N, H] that predict them, [N].
 
-    The head runs on some positions at a time: all logits of a decode batch were most of a validation's memory.
+    The head runs on some positions at a time: logits are the largest tensors of a pass.
     """
     size = positions_at_once(model)
     pieces = [
-        precise(head(model)(hidden[i : i + size])).log_softmax(-1).gather(-1, tokens[i : i + size, None])
+        precise(head(model)(hidden[i : i + size])).log_softmax(-1).gather(-1, labels[i : i + size, None])
         for i in range(0, len(hidden), size)
     ]
     # Joined before anything is summed: a batch that fits one piece has the sum of one piece, to the last bit.
-    return torch.cat(pieces)
+    return torch.cat(pieces).squeeze(-1)
 
 
 @torch.no_grad()
@@ -119,8 +120,9 @@ def reference_loss(
         # Right padding needs no mask in a causal model: no real token looks at it.
         hidden = backbone(model)(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1]
         kept = labels != IGNORED
-        total -= float(token_logprobs(model, hidden[kept], labels[kept]).sum())
-        tokens += int(kept.sum())
+        known = label_logprobs(model, hidden[kept], labels[kept])
+        total -= float(known.sum())
+        tokens += len(known)
     model.train(was_training)
     # Totals and one division: a mean of means would weigh a short share like a long one.
     sums = processes.sum(torch.tensor([total, tokens], dtype=torch.float64))

@@ -20,7 +20,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from distill.models.lora import has_adapter, merged_weights, save_adapter
+from distill.models.lora import has_adapter, save_adapter
+from distill.models.merging import merged_weights
 from distill.models.origins import ADAPTER_FOLDER, REFERENCE_FILE, origin
 from distill.models.settings import LoraSettings
 from distill.project.errors import ModelError

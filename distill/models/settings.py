@@ -1,10 +1,11 @@
-"""Settings of models: the source of the weights, pretraining of fresh ones, LoRA."""
+"""Settings of models: the source of the weights, the layers kept of it, pretraining of fresh ones, LoRA."""
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from distill.project.references import ModelReference
 from distill.project.settings import Settings
@@ -12,8 +13,33 @@ from distill.project.settings import Settings
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
+def _layer_numbers(content: Any) -> Any:
+    """`[0-2, 5]`, `"0-2, 5"` or `[0, 1, 2, 5]` as numbers."""
+    parts = content.split(",") if isinstance(content, str) else content
+    if not isinstance(parts, list | tuple):
+        return content
+    numbers: list[Any] = []
+    for part in parts:
+        found = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part) if isinstance(part, str) else None
+        if found is None:
+            numbers.append(part)
+        else:
+            first, last = int(found[1]), int(found[2] or found[1])
+            if last < first:
+                raise ValueError(f"`{part}` counts backwards; write `{last}-{first}`")
+            numbers += range(first, last + 1)
+    if any(isinstance(number, bool) or not isinstance(number, int) or number < 0 for number in numbers):
+        raise ValueError("give numbers of layers, from 0, and spans of them: [0-9, 20-29]")
+    if numbers != sorted(set(numbers)):
+        raise ValueError("give each layer once, in the order of the model")
+    return tuple(numbers)
+
+
+LayerNumbers = Annotated[tuple[int, ...], BeforeValidator(_layer_numbers), Field(min_length=1)]
+
+
 class PretrainSettings(Settings):
-    """Language modelling on the family's plain-text corpus, for models that start from random weights."""
+    """Language modelling on the family's plain-text corpus, for models that start from random weights or are cut."""
 
     steps: Annotated[int, Field(ge=1)]
     """Optimiser steps."""
@@ -30,11 +56,15 @@ class ModelSettings(Settings):
 
     source: ModelReference | None = None
     """Hub id or folder of a causal language model, with or without a LoRA `adapter`."""
+    keep_layers: LayerNumbers | None = None
+    """Layers of `source` that the model keeps, counted from 0, e.g. `[0-9, 20-29]`; null keeps all."""
+    drop_layers: LayerNumbers | None = None
+    """The same by the layers that it loses."""
     init: dict[str, Any] | None = None
     """Configuration of a fresh model in transformers' own words, e.g. `{model_type: gpt2, n_layer: 2}`;
     vocabulary and special ids come from the family's tokenizer."""
     pretrain: PretrainSettings | None = None
-    """Pretraining of a fresh model on the corpus; none leaves the random weights."""
+    """Pretraining on the corpus of a fresh or cut model; none leaves the weights as they are."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSettings:
@@ -42,9 +72,26 @@ class ModelSettings(Settings):
             raise ValueError("give exactly one of `source` and `init`")
         if self.init is not None and "model_type" not in self.init:
             raise ValueError("`init` needs a `model_type`, e.g. gpt2, opt, llama or qwen2")
-        if self.source is not None and self.pretrain is not None:
-            raise ValueError("`pretrain` is for fresh models; remove it or use `init`")
+        if self.keep_layers is not None and self.drop_layers is not None:
+            raise ValueError("`keep_layers` and `drop_layers` say the same; give one of them")
+        if self.source is None and self.is_cut:
+            raise ValueError("`keep_layers` and `drop_layers` cut a `source`; an `init` says how many it has")
+        if self.source is not None and self.pretrain is not None and not self.is_cut:
+            raise ValueError("`pretrain` is for fresh and cut models; remove it or use `init`")
         return self
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether only some layers of the source are kept."""
+        return self.keep_layers is not None or self.drop_layers is not None
+
+    def kept_layers(self, count: int) -> tuple[int, ...]:
+        """The layers that are kept of a source with `count`; numbers that it lacks stay, to be refused later."""
+        if self.keep_layers is not None:
+            return self.keep_layers
+        dropped = self.drop_layers or ()
+        beyond = [index for index in dropped if index >= count]
+        return tuple([index for index in range(count) if index not in dropped] + beyond)
 
 
 class Taken(Settings):

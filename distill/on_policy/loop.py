@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from distill.generation.probe import require_decodable
 from distill.models.lora import trainable
-from distill.models.parts import require_plain_head, shared_vocabulary
+from distill.models.parts import shared_vocabulary
 from distill.on_policy import collapse
 from distill.on_policy.divided import DividedTeacher
 from distill.on_policy.ledger import CostLedger
@@ -104,7 +105,7 @@ class OnPolicyRun:
         `validate` scores the student; its `rouge_l`, or its `loss` where `select` says so, chooses the checkpoint that
         is kept. `on_collapse` is called with each collection that shows the student collapsed, and may raise.
 
-        Raises: ModelError when one of the models cannot be taken as backbone and head; TrainingError when
+        Raises: ModelError when one of the models cannot be decoded; TrainingError when
         there is nothing to train on.
         """
         if not task.prompts:
@@ -117,7 +118,7 @@ class OnPolicyRun:
             keys = "{offload: false, shard: false}"
             raise TrainingError(f"`lm_kd_ratio` > 0 needs the teacher in every update; set `teacher: {keys}`")
         for model in (student, teacher):
-            require_plain_head(model)
+            require_decodable(model)
         # No dropout in the student: the ratio must be 1 before the first update.
         self.student, self.teacher = student.eval(), teacher.eval().requires_grad_(False)
         self.task, self.settings, self.machine, self.seed = task, settings, machine, seed

@@ -13,7 +13,7 @@ from distill.project.seeds import Seed
 from distill.project.settings import Settings, parse, read_yaml
 
 PARAMS = Path("params.yaml")
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")  # longer ones make names of files that no disk takes
 _TABLE_KEYS = ("students", "families", "datasets", "methods", "trained", "labels", "seed")
 
 
@@ -55,8 +55,8 @@ class Table(Settings):
         for name in names:
             if not _NAME.fullmatch(name):
                 raise ValueError(
-                    f"the name `{name}` may hold letters, digits, `_` and `-` only, because DVC builds stage names "
-                    "from it (no dots: write opt-1b3)"
+                    f"the name `{name}` may hold letters, digits, `_` and `-` only, 80 at most, because DVC builds "
+                    "stage names from it (no dots: write opt-1b3)"
                 )
         for student, row in self.students.items():
             if row.family not in self.families:
