@@ -44,7 +44,7 @@ _LOGITS_AT_ONCE = 2**25
 
 def positions_at_once(model: PreTrainedModel) -> int:
     """How many positions' distributions over the vocabulary may stand in memory at once: fewer of a large one."""
-    return max(1, _LOGITS_AT_ONCE // _rows(head(model)))
+    return max(1, _LOGITS_AT_ONCE // rows_of(head(model)))
 
 
 def precise(logits: Tensor) -> Tensor:
