@@ -23,7 +23,7 @@ from distill.project.table import PARAMS, family_of, profile_path, read_profile,
 from distill.runs.hardware import HardwareSettings
 from distill.runs.limits import RowLimits
 from distill.runs.resume import fingerprint
-from distill.text.examples import read_examples
+from distill.text.examples import read_examples, read_words
 from distill.text.settings import PromptSettings
 from distill.text.tokenizers import load_tokenizer
 
@@ -131,6 +131,7 @@ class Experiment:
             self.hardware.decode_batch,
             self.seed,
             processes,
+            read_words(self.data / "valid.parquet"),
         )
 
     @property

@@ -41,7 +41,7 @@ _WORKSPACE = 6
 _SLACK = 0.15
 # Tokens on which distill.losses.chunked_head runs the output heads at once.
 _CHUNK = 512
-# Logits that validation's loss forms at once (distill.generation.validation).
+# Logits that a loss without a gradient forms at once (`positions_at_once` of distill.models.parts).
 _SCORED = 2**25
 # Tokens whose logits the loss on an evaluation set's references forms at once (distill.evaluation.likelihood).
 _POSITIONS = 2048
@@ -171,8 +171,8 @@ def estimate(run: PlannedRun, place: Placement) -> Estimate:
     if run.validated:
         rows = min(place.decode_batch, run.validated)
         moments["validation, answers"] = {**held, **whole, **_decoding(run, place, None, rows)}
-        tokens, most = run.validated_tokens or rows * run.response, max(1, _SCORED // run.student.vocabulary)
-        moments["validation, loss"] = {**held, **whole, **_scoring(run, rows, tokens, most)}
+        tokens = run.validated_tokens or rows * run.response
+        moments["validation, loss"] = {**held, **whole, **_scoring(run, rows, tokens, tokens)}
     if place.device == "cpu":
         return Estimate({moment: {**parts, **host} for moment, parts in moments.items()}, {})
     return Estimate(moments, host)
@@ -194,7 +194,7 @@ def sampling_estimate(run: PlannedRun, place: Placement) -> Estimate:
 
 def _scoring(run: PlannedRun, rows: int, tokens: int, most: int) -> dict[str, float]:
     """A pass over `rows` rows with `tokens` response tokens, of which the head takes at most `most` at a time."""
-    tokens = min(tokens, most)
+    tokens = min(tokens, most, max(1, _SCORED // run.student.vocabulary))
     logits = 2 * tokens * run.student.vocabulary * FLOAT32
     states = 4 * rows * (run.prompt + run.response) * max(run.student.hidden, run.student.ffn) * run.width
     return _slack({"logits": logits, "hidden states": states})

@@ -84,6 +84,7 @@ def student(
 ) -> Student:
     """What analyses/<student>/summary.json and the training curves say of one student, drawn."""
     metrics, roster = summary["metrics"], rosters.read(experiment, summary)
+    experiment = experiment.measured(metrics)
     first = {name: curves[name] for name in curves if name in plots.QUANTITIES}
     rest = {name: curves[name] for name in curves if name not in plots.QUANTITIES}
     return Student(

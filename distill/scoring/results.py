@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from distill.scoring.names import (
 )
 from distill.scoring.paired import compare_scores
 from distill.scoring.trust import guesses, withheld
+from distill.text.words import name_with_words
 
 _METRICS = ("rouge_l", "exact_match", "response_tokens", "truncated", "distinct_4", "repeated_4")
 EXPOSURE_METRICS = ("error", "error_a_token", "error_as_released")
@@ -55,6 +56,18 @@ class StudentTable:
     """The sets an LLM judges answers to; none while the judge is off."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Model to its name in tables, where params.yaml or the last results say one."""
+
+    words: Mapping[str, str] = field(default_factory=dict)
+    """Evaluation set to the words of its Rouge-L, where they are not the paper's."""
+
+    def set_name(self, name: str) -> str:
+        """An evaluation set's name beside its Rouge-L."""
+        return name_with_words(name, self.words.get(name))
+
+    def measured(self, metrics: Mapping[str, Any]) -> StudentTable:
+        """The same with the words of Rouge-L that its results name."""
+        scores = {name: metrics.get(TEACHER, {}).get(name, {}).get("rouge_l", {}) for name in self.sets}
+        return replace(self, words={name: score["words"] for name, score in scores.items() if "words" in score})
 
     @property
     def models(self) -> tuple[str, ...]:

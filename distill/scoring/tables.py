@@ -16,7 +16,6 @@ from distill.scoring.results import StudentTable, read_student
 from distill.scoring.spread import with_spread
 from distill.scoring.statistics import FEWEST_PROMPTS
 from distill.scoring.trust import BOTH_GUESS
-from distill.text.words import name_with_words
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -141,11 +140,12 @@ def build(
     ]
     if absent:
         raise DataError(f"results/{experiment.student}.json lacks {', '.join(absent)}; run `dvc repro`")
+    experiment = experiment.measured(metrics)
     verdicts = significance.get(reference, {})
     columns, titles = [], []
     for name in experiment.sets:
         columns.append(_score_column(name, experiment, metrics, verdicts))
-        titles.append(name_with_words(name, metrics[TEACHER][name]["rouge_l"].get("words")))
+        titles.append(experiment.set_name(name))
         if name in experiment.judged:
             columns.append(_judge_column(experiment, metrics, name))
             titles.append(f"{name}, judge")
@@ -196,7 +196,7 @@ def _legibility_notes(experiment: StudentTable, metrics: Mapping[str, Any]) -> l
     """What Rouge-L counts as words where it is not the paper's, and what it cannot read."""
     scores = {name: [metrics[model][name]["rouge_l"] for model in experiment.models] for name in experiment.sets}
     notes = []
-    if any("words" in score for own in scores.values() for score in own):
+    if experiment.words:
         notes.append("Rouge-L (Unicode): over words of any script, no figure of the paper's.")
     for name, own in scores.items():
         found = [score["unread"] for score in own if "unread" in score]

@@ -59,7 +59,7 @@ def measures(experiment: StudentTable, significance: Mapping[str, Any], referenc
         return picked
 
     for name in experiment.sets:
-        yield Measure("Rouge-L", name, found(name), _BASELINES, lower=False)
+        yield Measure("Rouge-L", experiment.set_name(name), found(name), _BASELINES, lower=False)
     part = "Divergence and exposure bias"
     yield Measure(part, "Reverse KL, own samples", found(KL, "reverse_kl"), _BASELINES, 3)
     yield Measure(part, "Forward KL, teacher's samples", found(KL, "forward_kl"), digits=3)
