@@ -73,8 +73,18 @@ rebuild: $(READY) ## as repro, in parallel, under Prefect
 	@python -m flows.rebuild
 
 $(READY): pyproject.toml constraints.txt
-	@if [ -e $@ ]; then \
-	  rm $@; \
+	@if [ -L $(VENV) ]; then \
+	  echo "$(VENV) is a link to $$(readlink $(VENV)): nothing is installed there, and what is there is used." \
+	    "For an environment of this clone: rm $(VENV), then make again." >&2; \
+	  [ -x $(VENV)/bin/python ] || { echo "error: there is no Python in it; rm $(VENV), then make again" >&2; exit 2; }; \
+	else \
+	  $(MAKE) -s --no-print-directory install READY=$@; \
+	fi
+
+.PHONY: install
+install:
+	@if [ -e $(READY) ]; then \
+	  rm $(READY); \
 	  echo "pyproject.toml or constraints.txt changed: bringing $(VENV) up to date (half a minute)."; \
 	else \
 	  rm -rf $(VENV); \
@@ -86,4 +96,4 @@ $(READY): pyproject.toml constraints.txt
 	@$(VENV)/bin/pip install -qq '$(TORCH)' -c constraints.txt
 	@$(VENV)/bin/pip install -qq -e '.[dev]' -c constraints.txt
 	@$(VENV)/bin/python -m commands.plots_page
-	@touch $@
+	@touch $(READY)

@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--fields", default="", help="other names, e.g. instruction=question,output=answer")
     parser.add_argument("--teacher-is-finished", action="store_true", help="use it as it is, without fine-tuning")
     parser.add_argument("--only", action="store_true", help="take the other rows out of params.yaml's table")
+    parser.add_argument("--hours", type=float, help="write a size that takes about so long on this machine")
     given = parser.parse_args()
     new = [Path("profiles") / f"{given.name}.yaml", Path("evalsets") / f"{given.name}_test.yaml"]
     _require_free(given.name, [*new, Path("adopted") / given.name])
@@ -216,6 +217,8 @@ def _remove(places: list[Path]) -> None:
 
 
 def _tell(given: argparse.Namespace, adoption: Adoption, placed: Rows) -> None:
+    from commands.adopt_estimate import tell_cost
+
     others = [name for name in read_yaml(PARAMS)["students"] if name != f"{given.name}-student"]
     print(
         f"profiles/{given.name}.yaml, evalsets/{given.name}_test.yaml and the rows of {PARAMS} are written and sound:"
@@ -225,6 +228,7 @@ def _tell(given: argparse.Namespace, adoption: Adoption, placed: Rows) -> None:
     print(f"  rows      {placed.count:,} for training, of which {adoption.valid_rows:,} choose checkpoints")
     if others:
         print(f"  {PARAMS} goes on building {', '.join(others)} too; with --only it would not")
+    tell_cost(given.name, given.hours)
     print("Read the profile, lower hardware.micro_batch if memory is short, then:\n  make repro")
 
 
