@@ -72,19 +72,16 @@ rebuild: $(READY) ## as repro, in parallel, under Prefect
 	@python -m commands.doctor --quick
 	@python -m flows.rebuild
 
+# Through a link an install would change another clone's environment.
+ifneq ($(shell test -L $(VENV) && echo link),)
 $(READY): pyproject.toml constraints.txt
-	@if [ -L $(VENV) ]; then \
-	  echo "$(VENV) is a link to $$(readlink $(VENV)): nothing is installed there, and what is there is used." \
-	    "For an environment of this clone: rm $(VENV), then make again." >&2; \
-	  [ -x $(VENV)/bin/python ] || { echo "error: there is no Python in it; rm $(VENV), then make again" >&2; exit 2; }; \
-	else \
-	  $(MAKE) -s --no-print-directory install READY=$@; \
-	fi
-
-.PHONY: install
-install:
-	@if [ -e $(READY) ]; then \
-	  rm $(READY); \
+	@[ -x $(VENV)/bin/python ] || { echo "error: $(VENV) is a link to no environment; rm $(VENV), then make again" >&2; exit 2; }
+	@echo "$(VENV) is a link to $$(readlink $(VENV)): nothing is installed there, and what is there is used." \
+	  "For an environment of this clone's own: rm $(VENV), then make again." >&2
+else
+$(READY): pyproject.toml constraints.txt
+	@if [ -e $@ ]; then \
+	  rm $@; \
 	  echo "pyproject.toml or constraints.txt changed: bringing $(VENV) up to date (half a minute)."; \
 	else \
 	  rm -rf $(VENV); \
@@ -96,4 +93,5 @@ install:
 	@$(VENV)/bin/pip install -qq '$(TORCH)' -c constraints.txt
 	@$(VENV)/bin/pip install -qq -e '.[dev]' -c constraints.txt
 	@$(VENV)/bin/python -m commands.plots_page
-	@touch $(READY)
+	@touch $@
+endif
