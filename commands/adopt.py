@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--chat-template", help="name of the tokenizer's chat template, or `none` to do without one")
     parser.add_argument("--teacher-is-finished", action="store_true", help="use it as it is, without fine-tuning")
     parser.add_argument("--only", action="store_true", help="take the other rows out of params.yaml's table")
+    parser.add_argument("--hours", type=float, help="write a size that takes about so long on this machine")
     given = parser.parse_args()
     new = [Path("profiles") / f"{given.name}.yaml", Path("evalsets") / f"{given.name}_test.yaml"]
     _require_free(given.name, [*new, Path("adopted") / given.name])
@@ -103,7 +104,8 @@ def main() -> None:
         PARAMS.write_bytes(before)
         _remove(made)
         raise
-    _tell(given.name, adoption, placed, [*looked.lines, *(_left_behind(former) if given.only else [])])
+    left = _left_behind(former) if given.only else []
+    _tell(given.name, adoption, placed, [*looked.lines, *left], given.hours)
 
 
 def _file(text: str) -> Path:
@@ -158,7 +160,9 @@ def _remove(places: list[Path]) -> None:
             place.unlink(missing_ok=True)
 
 
-def _tell(name: str, adoption: Adoption, placed: PlacedRows, more: list[str]) -> None:
+def _tell(name: str, adoption: Adoption, placed: PlacedRows, more: list[str], hours: float | None) -> None:
+    from commands.adopt_estimate import tell_cost
+
     others = [student for student in read_yaml(PARAMS)["students"] if student != f"{name}-student"]
     models, pace = adoption.models, adoption.student_pace
     print(f"profiles/{name}.yaml, evalsets/{name}_test.yaml and the rows of {PARAMS} are written and sound:")
@@ -175,6 +179,7 @@ def _tell(name: str, adoption: Adoption, placed: PlacedRows, more: list[str]) ->
     print("".join(f"  {line}\n" for line in [*(f"note: {note}" for note in models.notes), *more]), end="")
     if others:
         print(f"  {PARAMS} goes on building {', '.join(others)} too; with --only it would not")
+    tell_cost(name, hours)
     print("Read the profile, lower hardware.micro_batch if memory is short, then:\n  make repro")
 
 
