@@ -11,6 +11,7 @@ import httpx
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from tasks.errors import RebuildError
+from tasks.mappings import read_mapping
 
 _NOTE = "server.json"  # inside PREFECT_HOME
 
@@ -31,8 +32,8 @@ def server(say: Callable[[str], None]) -> Iterator[str | None]:
         yield settings.api.url
         return
     note = settings.home / _NOTE
-    url = json.loads(note.read_text())["url"] if note.exists() else None
-    if url and answers(url):
+    url = read_mapping(note).get("url")
+    if isinstance(url, str) and answers(url):
         with temporary_settings({PREFECT_API_URL: url}):
             yield url
         return

@@ -58,7 +58,7 @@ def _calibration(experiment: StudentTable, root: Path) -> dict[str, Any]:
 
 def _losses(experiment: StudentTable, name: str, root: Path) -> dict[str, list[float]]:
     return {
-        model: read_json(root / measures.losses_path(experiment.home(model), model, name))
+        model: read_json(root / measures.losses_path(experiment.home(model), model, name), shape=list)
         for model in experiment.models
     }
 
