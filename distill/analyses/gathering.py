@@ -71,7 +71,7 @@ def _losses(experiment: StudentTable, root: Path) -> dict[str, Any]:
     found = {}
     for name, own in references.items():
         measured = {
-            model: read_json(root / measures.losses_path(experiment.home(model), model, name))
+            model: read_json(root / measures.losses_path(experiment.home(model), model, name), shape=list)
             for model in experiment.models
         }
         others = [each for other, theirs in references.items() if other != name for each in theirs]

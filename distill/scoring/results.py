@@ -31,6 +31,7 @@ from distill.scoring.names import (
     label,
 )
 from distill.scoring.paired import compare_scores
+from distill.scoring.stored import read_models
 from distill.scoring.trust import guesses, withheld
 from distill.text.words import name_with_words
 
@@ -118,7 +119,7 @@ def _labels(content: Any, params: Path) -> dict[str, str]:
 def labels_of(params: Path, student: str) -> dict[str, str]:
     """Model to its name in tables: that of params.yaml, else that of the last results, which need no checkpoint."""
     path = params.parent / "results" / f"{student}.models.json"
-    last = {name: str(each["label"]) for name, each in read_json(path).items()} if path.is_file() else {}
+    last = {name: str(each["label"]) for name, each in read_models(path).items()} if path.is_file() else {}
     return last | _labels(read_yaml(params).get("labels"), params)
 
 

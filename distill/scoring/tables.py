@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from distill.judging.summary import shown as judged
 from distill.project.errors import DataError
-from distill.project.files import read_json
 from distill.project.settings import read_yaml
 from distill.scoring.names import KL, REFERENCE_METHOD, TEACHER
 from distill.scoring.results import StudentTable, read_student
 from distill.scoring.spread import with_spread
 from distill.scoring.statistics import FEWEST_PROMPTS
+from distill.scoring.stored import read_metrics, read_verdicts
 from distill.scoring.trust import BOTH_GUESS
 
 if TYPE_CHECKING:
@@ -222,8 +222,8 @@ def read(student: str, root: Path) -> ResultTable:
     recipe = read_yaml(root / "profiles" / f"{experiment.family}.yaml").get("recipe", {})
     return build(
         experiment,
-        read_json(root / "results" / f"{student}.json"),
-        read_json(root / "results" / f"{student}.significance.json"),
+        read_metrics(root / "results" / f"{student}.json"),
+        read_verdicts(root / "results" / f"{student}.significance.json"),
         note=str(recipe.get("note") or "").strip(),
     )
 
