@@ -13,7 +13,6 @@ from typing import Any
 
 from distill.judging.settings import ChatSettings
 
-
 CUT, FILTERED = "length", "content_filter"
 """`finish` of a reply that ended at the limit, or was held back."""
 

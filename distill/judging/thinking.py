@@ -65,4 +65,3 @@ def _balanced(text: str, marks: list[re.Match[str]]) -> re.Match[str] | None:
         if depth == 0:
             last = mark
     return last if depth == 0 else None
-
