@@ -51,21 +51,12 @@ def examine(teacher: Reference, student: Reference) -> Models:
 
 
 def _size(source: Reference) -> tuple[int, int]:
-    """(parameters, positions), from the configuration alone."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """(parameters, positions), without reading a weight."""
+    from distill.models.loading import rehearse
 
-    try:
-        config = AutoConfig.from_pretrained(source.name, revision=source.revision or "main")
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"{source} is no causal language model that can be read ({reason}); check the name and the commit, and "
-            "that the hub is within reach"
-        ) from None
-    positions = int(config.to_dict().get("max_position_embeddings") or config.to_dict().get("n_positions") or 2**20)
+    model = rehearse(source)
+    config = model.config.get_text_config(decoder=True).to_dict()
+    positions = int(config.get("max_position_embeddings") or config.get("n_positions") or 2**20)
     return sum(parameter.numel() for parameter in model.parameters()), positions
 
 
