@@ -82,21 +82,11 @@ def examine(teacher: Reference, student: Reference, texts: Sequence[str] = (), t
 
 
 def _size(source: Reference) -> tuple[int, int, int]:
-    """(parameters, positions, layers), from the configuration alone."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """(parameters, positions, layers), without reading a weight."""
+    from distill.models.loading import rehearse
 
-    try:
-        config = AutoConfig.from_pretrained(source.name, revision=source.revision or "main", trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"{source} is no causal language model that can be read ({reason}); check the name and the commit, and "
-            "that the hub is within reach"
-        ) from None
-    inner = config.get_text_config(decoder=True)
+    model = rehearse(source)
+    inner = model.config.get_text_config(decoder=True)
     text = inner.to_dict()
     positions = int(text.get("max_position_embeddings") or text.get("n_positions") or 2**20)
     return sum(parameter.numel() for parameter in model.parameters()), positions, int(inner.num_hidden_layers)

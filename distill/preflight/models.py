@@ -9,11 +9,13 @@ from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
+from distill.models.origins import require_weights
 from distill.models.settings import ModelSettings
+from distill.models.stored import configuration
 from distill.preflight.decoding import undecodable
 from distill.preflight.findings import Finding
 from distill.preflight.shapes import Shape, known_shape, shape_of
-from distill.project.errors import SettingsError
+from distill.project.errors import ModelError, SettingsError
 from distill.project.network import connection
 from distill.project.references import Reference
 
@@ -66,10 +68,7 @@ def reference_origin(reference: Reference, environment: Mapping[str, str]) -> Pl
     """The origin of a folder or a hub id."""
     folder = snapshot(reference, environment)
     if folder is not None and (folder / "config.json").is_file():
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except ValueError:
-            config = {}  # said by the stage that loads it
+        config = configuration(Reference(path=str(folder)))
         whole = any(folder.glob("*.safetensors"))
         shape = _shape(config, counted_parameters(folder))
         where: Literal["here", "hub", "missing"] = "here" if whole else "hub" if reference.hub else "missing"
@@ -138,7 +137,7 @@ def vocabulary_size(folder: Path, otherwise: int) -> int:
 def origin_findings(origins: Mapping[str, PlannedModel], environment: Mapping[str, str], ask: bool) -> list[Finding]:
     """Whether every model (role → origin) can be had; with `ask` the hub is asked, for five seconds."""
     found = [
-        Finding("stop", role, f"{origin.name} holds no model (config.json, *.safetensors); correct the path")
+        Finding("stop", role, _refusal(Path(origin.name)))
         for role, origin in origins.items()
         if origin.where == "missing"
     ]
@@ -164,6 +163,31 @@ def origin_findings(origins: Mapping[str, PlannedModel], environment: Mapping[st
         return [*found, Finding("ok", "hub", f"within reach; to be fetched: {names}")]
     text = f"out of reach, and not in its cache: {names}; go online, or fetch them elsewhere and copy the cache"
     return [*found, Finding("warn", "hub", text)]
+
+
+def _refusal(folder: Path) -> str:
+    """Why a folder holds no model, as the stage says it."""
+    try:
+        require_weights(folder)
+    except ModelError as error:
+        return str(error)
+    return f"{folder} holds no model (config.json, *.safetensors); correct the path"
+
+
+def loading_findings(sources: Mapping[str, Reference], environment: Mapping[str, str]) -> list[Finding]:
+    """One finding for each model (who → source) on this disk that a stage could not load; tried without its numbers."""
+    from distill.models.loading import rehearse
+
+    found = []
+    for who, source in sources.items():
+        folder = snapshot(source, environment)
+        if folder is None or not folder.exists():
+            continue
+        try:
+            rehearse(source, cached=True)
+        except ModelError as error:
+            found.append(Finding("stop", who, str(error)))
+    return found
 
 
 def _answers(url: str) -> bool:
