@@ -29,8 +29,8 @@ def family_tokenizer(family: str, settings: TokenizerSettings) -> Reference | No
 
 
 def unfit_models(sources: Mapping[str, ModelReference], family: Reference | None, prompt: PromptSettings) -> list[str]:
-    """One fault for each place whose model is not there, cannot be loaded, or has another tokenizer than the family, and for
-    a chat template that does not do what `prompt` asks of it.
+    """One fault for each place whose model cannot be loaded, or has another tokenizer than the family, and for a chat
+    template that does not do what `prompt` asks of it.
     """
     chat = prompt.chat_template is not False
     if not sources and not (chat and family is not None):

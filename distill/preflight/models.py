@@ -68,7 +68,8 @@ def reference_origin(reference: Reference, environment: Mapping[str, str]) -> Pl
     """The origin of a folder or a hub id."""
     folder = snapshot(reference, environment)
     if folder is not None and (folder / "config.json").is_file():
-        config = configuration(Reference(path=str(folder)))
+        # Empty where it cannot be read, which the stage that loads it says.
+        config = configuration(Reference(path=str(folder))) or None
         whole = any(folder.glob("*.safetensors"))
         shape = _shape(config, counted_parameters(folder))
         where: Literal["here", "hub", "missing"] = "here" if whole else "hub" if reference.hub else "missing"
@@ -78,8 +79,10 @@ def reference_origin(reference: Reference, environment: Mapping[str, str]) -> Pl
     return PlannedModel(str(reference), known_shape(reference.name), "hub")
 
 
-def _shape(config: Mapping[str, Any], counted: int | None) -> Shape | None:
+def _shape(config: object, counted: int | None) -> Shape | None:
     """The shape, None where nobody can tell: a stage may well train what cannot be estimated."""
+    if not isinstance(config, Mapping) or "model_type" not in config:
+        return None
     try:
         return shape_of(config, counted)
     except Exception:  # noqa: BLE001  transformers' own classes refuse a value in a way of their own
