@@ -9,6 +9,7 @@ retries and a web page to watch, see flows/rebuild.py.
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 import signal
 import sys
@@ -149,5 +150,17 @@ def summarise(outcomes: dict[str, Outcome], stopped: bool) -> int:
     return 0
 
 
+def guarded() -> int:
+    """The same; a clone that may not be written is answered with a sentence and exit code 2."""
+    try:
+        return main()
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        fix = "give this user the right to it, or work in a clone on a disk that can be written"
+        print(f"error: {error.filename}: {error.strerror}; {fix}", file=sys.stderr)
+        return 2
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded())
