@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -78,7 +79,9 @@ def connection(url: str) -> dict[str, Any]:
 
     proxy = proxy_of(url)
     found: dict[str, Any] = {"trust_env": False, "proxy": None if proxy is None else proxy.url}
-    if urlsplit(url).scheme == "https":
+    if urlsplit(url).scheme != "https":
+        found["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it trusts nobody, and costs no reading of files
+    else:
         try:
             found["verify"] = httpx.create_ssl_context(trust_env=True)
         except OSError as error:
