@@ -49,9 +49,8 @@ def main() -> None:
     new = [Path("profiles") / f"{given.name}.yaml", Path("evalsets") / f"{given.name}_test.yaml"]
     _require_free(given.name, [*new, Path("adopted") / given.name])
     models = {role: _reference(role, getattr(given, role)) for role in ("teacher", "student")}
-    for path in filter(None, (given.test, given.valid, given.corpus)):
-        if not path.exists():
-            raise DataError(f"{path} does not exist; correct the path")
+    if given.corpus is not None and not _is_there(given.corpus):
+        raise DataError(f"{given.corpus} does not exist; correct the path")
     read = read_given(given.data, given.test, given.valid, given.fields)
 
     from commands.adopt_models import examine
@@ -96,6 +95,13 @@ def _file(text: str) -> Path:
     return Path(os.path.expanduser(text))  # noqa: PTH111  (no HOME is no fault)
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long for a file
+        return False
+
+
 def _require_free(name: str, places: list[Path]) -> None:
     if not _NAME.fullmatch(name):
         raise SettingsError(
@@ -111,7 +117,7 @@ def _require_free(name: str, places: list[Path]) -> None:
 
 
 def _reference(role: str, text: str) -> Reference:
-    if "@" not in text and _HUB_ID.fullmatch(text) and not _file(text).exists():
+    if "@" not in text and _HUB_ID.fullmatch(text) and not _is_there(_file(text)):
         raise SettingsError(
             f"--{role} {text}: no such folder, and a hub id needs its commit: write {text}@<the 40 digits that "
             f"`git ls-remote https://huggingface.co/{text} HEAD` prints>"
