@@ -57,9 +57,8 @@ def main() -> None:
         raise SettingsError("name a model as --student, or give --student-layers to cut one from the teacher")
     given.student = given.student or given.teacher
     models = {role: _reference(role, getattr(given, role)) for role in ("teacher", "student")}
-    for path in filter(None, (given.test, given.valid, given.corpus)):
-        if not path.exists():
-            raise DataError(f"{path} does not exist; correct the path")
+    if given.corpus is not None and not _is_there(given.corpus):
+        raise DataError(f"{given.corpus} does not exist; correct the path")
     read = read_given(given.data, given.test, given.valid, given.fields)
 
     from commands.adopt_look import look
@@ -112,6 +111,13 @@ def _file(text: str) -> Path:
     return Path(os.path.expanduser(text))  # noqa: PTH111  (no HOME is no fault)
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long for a file
+        return False
+
+
 def _require_free(name: str, places: list[Path]) -> None:
     if not _NAME.fullmatch(name):
         raise SettingsError(
@@ -127,7 +133,7 @@ def _require_free(name: str, places: list[Path]) -> None:
 
 
 def _reference(role: str, text: str) -> Reference:
-    if "@" not in text and _HUB_ID.fullmatch(text) and not _file(text).exists():
+    if "@" not in text and _HUB_ID.fullmatch(text) and not _is_there(_file(text)):
         raise SettingsError(
             f"--{role} {text}: no such folder, and a hub id needs its commit: write {text}@<the 40 digits that "
             f"`git ls-remote https://huggingface.co/{text} HEAD` prints>"

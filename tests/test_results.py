@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from commands import show as show_stage
 from distill.project.errors import DataError, SettingsError
 from distill.scoring import results, tables
+from stages import calibration as calibration_stage
 from stages import report as report_stage
 from stages import results as results_stage
 from tests.scored_project import (
@@ -23,6 +25,7 @@ from tests.scored_project import (
     NOTE,
     SETS,
     experiment_of,
+    home,
     made_and_scored,
     make_project,
     put,
@@ -60,6 +63,29 @@ def numbers_in(content: Any) -> list[float]:
 
 
 # --- results ------------------------------------------------------------------------------------------
+
+
+def test_without_labelled_sets_calibration_is_left_out(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`calibration: {}`: no model is loaded for it, and results and report do without."""
+    root = Path(shutil.copytree(project, tmp_path / "project"))
+    with (root / "params.yaml").open("a") as stream:
+        stream.write("calibration: {}\n")
+
+    class Unloaded:
+        def load(self) -> None:
+            raise AssertionError("nothing is to be measured")
+
+    monkeypatch.setattr("stages.cell.read_cell", lambda *_: Unloaded())
+    for model in ("teacher", *METHODS):
+        run(monkeypatch, root, calibration_stage, home(model), model)
+    run(monkeypatch, root, results_stage, "tiny")
+    content = read(root / "results/tiny.json")
+    assert all(content[model]["calibration"] == {} for model in content)
+    run(monkeypatch, root, report_stage)
+    for text in ((root / f"results/report.{kind}").read_text() for kind in ("md", "html")):
+        assert "Accuracy, " not in text and "Excess error" in text
 
 
 def test_results_have_the_shape_that_dvc_metrics_reads(project: Path) -> None:
