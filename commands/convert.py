@@ -58,7 +58,7 @@ def _read(source: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """Model, tokenizer and the card of the new folder."""
     file = gguf_file(Path(source))
     if file is not None:
-        from distill.models.gguf import load_gguf
+        from distill.conversion.gguf import load_gguf
 
         model, tokenizer = load_gguf(file)
         return model, tokenizer, _card(file.name, _metadata(file))

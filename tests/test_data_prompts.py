@@ -8,9 +8,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from distill.data.prompts import encode, encode_prompts, fit_prompts, render
 from distill.project.errors import ModelError, SettingsError
 from distill.project.settings import parse
+from distill.prompting.prompts import encode, encode_prompts, fit_prompts, render
 from distill.text.settings import PromptSettings, TokenizerSettings
 from distill.text.tokenizers import build_tokenizer, load_tokenizer
 

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from distill.data.prompts import Pair
+from distill.prompting.prompts import Pair
 from distill.data.rows import Row
 from distill.project.errors import ModelError
 

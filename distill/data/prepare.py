@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from distill.data.audit import audit_legibility, audit_split, count_tokens, find_duplicates, legible, list_rows
 from distill.data.corpus import read_corpus
 from distill.data.coverage import require_readable, unreadable_rows
-from distill.data.prompts import Pair, encode_rows, render
+from distill.prompting.prompts import Pair, encode_rows, render
 from distill.data.rows import Fields, Row, Split, interpret, read_split, require_rows
 from distill.data.settings import DataSettings
 from distill.data.splits import count_prompts, draw_prompts

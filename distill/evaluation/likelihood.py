@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.data.prompts import encode, fit_prompts, render
+from distill.prompting.prompts import encode, fit_prompts, render
 from distill.models.parts import backbone, head, positions_at_once
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example

@@ -45,8 +45,8 @@ def _way_back(stored: dict[str, Any], source: Reference) -> dict[str, Any]:
     while_loading = bool(kinds) and hasattr(AutoQuantizationConfig.from_dict(stored), "dequantize")
     if not kinds or not (while_loading or undone[0]):
         raise ModelError(
-            f"{source} is quantised ({method}), which transformers cannot undo, and quantised weights cannot be trained "
-            "on; take the model's unquantised weights"
+            f"{source} is quantised ({method}), which transformers cannot undo, and quantised weights cannot be "
+            "trained on; take the model's unquantised weights"
         )
     wish = {"dequantize": True} if while_loading else {}
     quantiser = AutoHfQuantizer.from_config({**stored, **wish}, pre_quantized=True)
