@@ -111,7 +111,7 @@ def test_a_model_is_not_distinguishable_from_itself() -> None:
 
 @pytest.mark.parametrize(("differing", "alike", "verdict"), [(1, 0, FEW), (5, 0, FEW), (5, 100, FEW), (6, 0, "better")])
 def test_a_test_that_cannot_settle_anything_says_so(differing: int, alike: int, verdict: str) -> None:
-    # The smallest p-value is 2 / 2^5 = 0.06 of five prompts and 2 / 2^6 = 0.03 of six; those that are alike add nothing.
+    # The smallest p-value is 2 / 2^5 = 0.06 of five prompts, 2 / 2^6 = 0.03 of six; those that are alike add nothing.
     a, b = [90.0] * differing + [50.0] * alike, [10.0] * differing + [50.0] * alike
     assert compare([a], [b], seed=0).verdict == verdict
     columns = {
