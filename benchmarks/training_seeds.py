@@ -37,7 +37,7 @@ def build(seed: int) -> Results:
         place = clone(Path(name))
         edit_yaml(place / "params.yaml", seed=seed)
         edit_yaml(place / "profiles/toy.yaml", **{"hardware.threads": 1})
-        run(place, "dvc", "repro", "--quiet", f"results@{STUDENT}")
+        run(place, "dvc", "repro", f"results@{STUDENT}")
         found: Results = read_json(place / f"results/{STUDENT}.json")
         write_json(kept, found)
         return found

@@ -33,6 +33,10 @@ class Models:
     """A system turn, for a template that demands one."""
     notes: tuple[str, ...] = ()
     """What a person should know of the template."""
+    student_layers: int = 0
+    teacher_instructed: bool = False
+    """Whether the teacher was tuned to follow instructions, by what `instructed` looks at."""
+    student_instructed: bool = False
 
 
 NO_TEMPLATE = "none"
@@ -52,8 +56,8 @@ def examine(teacher: Reference, student: Reference, texts: Sequence[str] = (), t
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
 
-    tokenizer = load_tokenizer(student)
-    require_same_tokenizer(load_tokenizer(teacher), tokenizer, texts)
+    tokenizer, teachers = load_tokenizer(student), load_tokenizer(teacher)
+    require_same_tokenizer(teachers, tokenizer, texts)
     if tokenizer.eos_token is None:
         raise ModelError(f"the tokenizer of {student} has no end-of-sequence token; set `eos_token` in its files")
     for source in (teacher, student):
@@ -61,37 +65,31 @@ def examine(teacher: Reference, student: Reference, texts: Sequence[str] = (), t
             raise ModelError(f"{source}: {fault}")
     sizes = {role: _size(source) for role, source in (("teacher", teacher), ("student", student))}
     form = _form(tokenizer, template)
-    end = None if form is None else form.end_of_turn
+    end = None if form is None or form.end_of_turn == tokenizer.eos_token else form.end_of_turn
     return Models(
         sizes["teacher"][0],
         sizes["student"][0],
-        min(positions for _, positions in sizes.values()),
+        min(positions for _, positions, _ in sizes.values()),
         form is not None,
-        None if end == tokenizer.eos_token else end,
+        end,
         template if form is not None else None,
         None if form is None else form.system,
         () if form is None else tuple(form.notes),
+        sizes["student"][2],
+        instructed(teacher, teachers, end),
+        instructed(student, tokenizer, end),
     )
 
 
-def _size(source: Reference) -> tuple[int, int]:
-    """(parameters, positions), from the configuration alone."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _size(source: Reference) -> tuple[int, int, int]:
+    """(parameters, positions, layers), without reading a weight."""
+    from distill.models.loading import rehearse
 
-    try:
-        config = AutoConfig.from_pretrained(source.name, revision=source.revision or "main", trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"{source} is no causal language model that can be read ({reason}); check the name and the commit, and "
-            "that the hub is within reach"
-        ) from None
-    text = config.get_text_config(decoder=True).to_dict()
+    model = rehearse(source)
+    inner = model.config.get_text_config(decoder=True)
+    text = inner.to_dict()
     positions = int(text.get("max_position_embeddings") or text.get("n_positions") or 2**20)
-    return sum(parameter.numel() for parameter in model.parameters()), positions
+    return sum(parameter.numel() for parameter in model.parameters()), positions, int(inner.num_hidden_layers)
 
 
 def _form(tokenizer: Any, template: str | None) -> ChatForm | None:
@@ -109,3 +107,22 @@ def _form(tokenizer: Any, template: str | None) -> ChatForm | None:
         raise ModelError(
             f"{error}; or give --chat-template: the name of another, or `{NO_TEMPLATE}` to do without"
         ) from None
+
+
+def instructed(source: Reference, tokenizer: Any, end_of_turn: str | None) -> bool:
+    """Whether a model stops at the end of a turn of its chat template; None: where it ends a sequence.
+
+    Base models often come with the template of their instruction-tuned siblings, and do not stop there.
+    """
+    from transformers import GenerationConfig
+
+    if tokenizer.chat_template is None or end_of_turn is None:
+        return tokenizer.chat_template is not None
+    try:
+        config = GenerationConfig.from_pretrained(
+            source.name, revision=source.revision or "main", trust_remote_code=False
+        )
+    except (OSError, ValueError):  # a model may come without the file
+        return False
+    stops = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    return tokenizer.convert_tokens_to_ids(end_of_turn) in stops

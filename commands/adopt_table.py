@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_rows(name: str, family: str, test: str, only: bool) -> None:
-    """Put the rows first in each mapping of the table; `only` takes out the others, labelled sets and judged sets too."""
+    """Put the rows first in each mapping of the table; `only` takes out the others, labelled and judged sets too."""
     yaml = _yaml()
     content = yaml.load(PARAMS.read_text(encoding="utf-8"))
     for kind, key, value in (

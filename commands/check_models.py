@@ -1,4 +1,4 @@
-"""Whether the models that a profile names are there and share the family's tokenizer: seconds, before hours.
+"""Whether the models that a profile names can be loaded and share the family's tokenizer: seconds, before hours.
 
 What cannot be looked at now (the hub is out of reach) is left to the stage `base`, which looks again before it trains.
 """
@@ -29,14 +29,16 @@ def family_tokenizer(family: str, settings: TokenizerSettings) -> Reference | No
 
 
 def unfit_models(sources: Mapping[str, ModelReference], family: Reference | None, prompt: PromptSettings) -> list[str]:
-    """One fault for each place whose model is not there, is pickled, or has another tokenizer than the family, and for
-    a chat template that does not do what `prompt` asks of it.
+    """One fault for each place whose model cannot be loaded, or has another tokenizer than the family, and for a chat
+    template that does not do what `prompt` asks of it.
     """
     chat = prompt.chat_template is not False
     if not sources and not (chat and family is not None):
         return []
     # Only now: transformers takes seconds to import, and most families learn their models here.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    from distill.models.loading import rehearse
+    from distill.models.parts import require_vocabulary
     from distill.text.chat import chat_form
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
 
@@ -61,15 +63,18 @@ def unfit_models(sources: Mapping[str, ModelReference], family: Reference | None
     for place, source in sources.items():
         try:
             base = origin(source).base
+            # The whole message for a GGUF file, and pickles, before a tokenizer is missed there.
             if base.path is not None:
                 require_weights(Path(base.path))
             own = load_tokenizer(base, cached)
+            model = rehearse(source, cached=cached)
         except ModelError as error:
             (unseen if cached and source.hub is not None else faults).append(f"{place}: {error}")
             continue
         try:
             if shared is not None:
                 require_same_tokenizer(shared, own)
+                require_vocabulary(model, shared, str(source))
         except ModelError as error:
             faults.append(f"{place}: {error}")
         if (fault := undecodable(base, cached)) is not None:

@@ -12,11 +12,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from distill.models.origins import gguf_file
 from distill.models.settings import Dtype
 from distill.project.errors import SettingsError, run_stage
 from distill.project.files import fresh_dir, write_text
-from distill.project.references import ModelReference, Reference
+from distill.project.references import ModelReference, Reference, gguf_file
 from distill.project.settings import parse
 
 if TYPE_CHECKING:

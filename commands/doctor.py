@@ -17,7 +17,7 @@ from commands.doctor_plan import Plan, StudentPlan
 from commands.recipe import Profile
 from distill.preflight.findings import Finding, gibibytes
 from distill.preflight.machine import Machine, machine_findings, read_machine, version_findings
-from distill.preflight.models import origin_findings
+from distill.preflight.models import loading_findings, origin_findings
 from distill.preflight.project import lock_findings, remote_finding, server_finding
 from distill.preflight.report import Line, duration, print_plans
 from distill.preflight.schedule import SLOTS
@@ -40,7 +40,7 @@ _REMEDIES = {
 
 def main() -> None:
     """Print the findings; exit code 2 when one of them says stop."""
-    parser = argparse.ArgumentParser(prog="python -m commands.doctor", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m commands.doctor", description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("student", nargs="?", help="one student of params.yaml (all)")
     parser.add_argument("--quick", action="store_true", help="no torch, no network, no calibration; faults only")
     parser.add_argument("--slots", type=int, default=SLOTS, help=f"stages that `make repro` builds at once ({SLOTS})")
@@ -87,8 +87,10 @@ def row_findings(table: Table, profile: Profile, row: StudentPlan, machine: Mach
 
         recipe = profile.recipe
         models = {"teacher": recipe.teacher.origin, "student": recipe.students[row.student].origin}
-        sources = {"family": recipe.tokenizer.source} | {who: model.source for who, model in models.items() if model}
-        found.append(tokenizer_finding({who: source for who, source in sources.items() if source}, os.environ))
+        named = {who: model.source for who, model in models.items() if model is not None and model.source is not None}
+        family = {} if recipe.tokenizer.source is None else {"family": recipe.tokenizer.source}
+        found += loading_findings(named, os.environ)
+        found.append(tokenizer_finding({**family, **named}, os.environ))
         found += chat_finding(recipe.prompt, recipe.tokenizer.source, os.environ)
     found += length_findings(row, profile.recipe.prompt)
     found += memory_findings(row, machine)

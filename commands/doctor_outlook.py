@@ -16,6 +16,7 @@ from distill.generation.settings import EvaluationSettings
 from distill.preflight.findings import Finding
 from distill.preflight.lengths import Lengths, counted_lengths, guessed_lengths, read_lengths
 from distill.preflight.machine import Machine
+from distill.preflight.memory_estimate import Device
 from distill.preflight.rough_speeds import IMPORTS, rough_prices
 from distill.preflight.schedule import SLOTS, Timed, heaviest, makespan
 from distill.preflight.workload import Batches, Units
@@ -40,6 +41,7 @@ class Outlook:
     profiles: Mapping[str, Profile]
     """By family."""
     rows: tuple[StudentPlan, ...]
+    measured: Measured
     machine: Machine
     slots: int = SLOTS
     prices: Mapping[tuple[str, str], Units] = field(default_factory=dict)
@@ -83,6 +85,15 @@ class Outlook:
         alone += [Timed(f"small stage {number}", _SMALL_STAGE * self.imports, 0.0) for number in range(small)]
         return makespan([*stages, *alone], self.lanes)
 
+    def resized(self, profile: Profile, lengths: Lengths, tests: int) -> Outlook:
+        """The same for the one student there is with another profile, lengths and so many prompts a test set."""
+        (row,) = self.rows
+        measured = replace(self.measured, datasets=dict.fromkeys(self.measured.datasets, tests))
+        device: Device = "cuda" if self.machine.gpus else "cpu"
+        gpus = len(self.machine.gpus)
+        planned = plan_row(self.table, profile, row.student, lengths, device, gpus, measured)
+        return replace(self, profiles=dict.fromkeys(self.profiles, profile), rows=(planned,), measured=measured)
+
     @property
     def lanes(self) -> int:
         """Stages that run at full speed side by side."""
@@ -119,11 +130,9 @@ def outlook(
     rows = []
     for student in students:
         family = table.students[student].family
-        device, gpus = "cuda" if machine.gpus else "cpu", len(machine.gpus)
-        known = lengths[family]
-        rows.append(
-            plan_row(table, profiles[family], student, known, "cuda" if device == "cuda" else "cpu", gpus, measured)
-        )
+        device: Device = "cuda" if machine.gpus else "cpu"
+        gpus, known = len(machine.gpus), lengths[family]
+        rows.append(plan_row(table, profiles[family], student, known, device, gpus, measured))
     prices = {}
     for row in rows:
         profile = profiles[table.students[row.student].family]
@@ -133,7 +142,7 @@ def outlook(
             if origin.shape is not None:
                 threads = threads_of(profile, machine)
                 prices[row.student, role] = rough_prices(origin.shape, context, width, bool(machine.gpus), threads)
-    return Outlook(table, profiles, tuple(rows), machine, slots, prices), found
+    return Outlook(table, profiles, tuple(rows), measured, machine, slots, prices), found
 
 
 def measured_here(found: Outlook, tell: Callable[[str], None], seconds: float | None = None) -> Outlook:

@@ -70,7 +70,9 @@ def sweep(file: str, gpus: list[str] | None = None, slots: int = 2) -> State[Any
                 for sentence in (*said, *prefer_own_results(clone)):
                     log.info("%s: %s", point.name, sentence)
                 places[point.name] = RunPlace(clone, stop, held.descriptor, box.threads, pull=False, share=False)
-            return _build(root, plan, places, box, stop)
+            state = _build(root, plan, places, box, stop)
+            again = f"stopped; continue with: python -m flows.sweep {file}"
+            return Cancelled(message=again) if state.is_cancelled() else state
     except RebuildError as error:
         return Failed(message=str(error))
 
@@ -81,7 +83,7 @@ def _build(root: Path, plan: Sweep, places: Mapping[str, RunPlace], box: Slots, 
     nodes = merge({name: nodes_of(graph, name, prefix=f"{name}/") for name, graph in graphs.items()})
     endings = dispatch(nodes, box, places, stop)
     if any(ending.outcome is Outcome.CANCELLED for ending in endings.values()):
-        return Cancelled(message=f"stopped; continue with: python -m flows.sweep sweeps/{plan.name}.yaml")
+        return Cancelled()
     built = [point for point in plan.points if not _broken(point, graphs[point.name], endings)]
     comparison = compare(plan, {p.name: _numbers(places[p.name].root, graphs[p.name]) for p in built})
     target = root / "results/sweeps" / f"{plan.name}.csv"
@@ -133,7 +135,7 @@ def _numbers(clone: Path, graph: Graph) -> dict[str, MetricValue]:
 
 def main() -> int:
     """Run a sweep from a terminal, or promote one of its points; 0, 1 after a failure, 130 when stopped."""
-    parser = argparse.ArgumentParser(prog="python -m flows.sweep", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m flows.sweep", description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="e.g. sweeps/ablations.yaml")
     parser.add_argument("--slots", type=int, default=2, help="stages without a GPU side by side (default: 2)")
     parser.add_argument("--gpus", help="devices to use, e.g. 0,1; '' for none (default: all)")

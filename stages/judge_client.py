@@ -7,7 +7,6 @@ No redirection is followed, and this machine is never reached through a proxy.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -28,9 +27,9 @@ from distill.project.progress import Progress
 
 if TYPE_CHECKING:
     import httpx
+    import openai
 
 _LARGEST_ANSWER = 2**24  # bytes
-_PIECE = 2**16
 
 
 def get_answers(
@@ -78,21 +77,55 @@ def get_answers(
 async def connect(chat: ChatSettings, server: ServerSettings, key: str) -> AsyncIterator[Send]:
     """A function that sends one request and returns its reply, or raises the errors of distill/judging/chat.py."""
     import httpx
+    import openai
 
     # Connecting has the shorter limit: what was never connected was never taken, and is not counted as spent.
     timeout = httpx.Timeout(server.timeout, connect=0.9 * server.timeout, pool=None)
-    limits = httpx.Limits(max_connections=server.concurrency)
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    async with httpx.AsyncClient(
-        headers=headers, timeout=timeout, limits=limits, **connection(chat.base_url)
+    http = httpx.AsyncClient(
+        timeout=timeout,
+        headers={"Accept-Encoding": "identity"},
+        limits=httpx.Limits(max_connections=server.concurrency),
+        event_hooks={"response": [_limit_size]},
+        **connection(chat.base_url),
+    )
+    # No retries of its own: each one counts against the budget here.
+    async with openai.AsyncOpenAI(
+        api_key=key, base_url=chat.base_url, timeout=timeout, max_retries=0, http_client=http
     ) as client:
         yield _Speaker(client, chat, server.timeout, Redactor(key)).send
 
 
+async def _limit_size(response: httpx.Response) -> None:
+    """Let a body end in an error where it grows beyond any reply."""
+    import httpx
+
+    # A server may compress all the same, by up to a thousand.
+    limit = _LARGEST_ANSWER if "content-encoding" not in response.headers else _LARGEST_ANSWER >> 8
+
+    async def pieces(stream: Any) -> AsyncIterator[bytes]:
+        size = 0
+        async for piece in stream:
+            size += len(piece)
+            if size > limit:
+                raise LostReplyError(f"the response is larger than {limit >> 10:,} KiB")
+            yield piece
+
+    class Limited(httpx.AsyncByteStream):
+        def __init__(self, stream: Any) -> None:
+            self._stream = stream
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return pieces(self._stream)
+
+        async def aclose(self) -> None:
+            await self._stream.aclose()
+
+    response.stream = Limited(response.stream)
+
+
 class _Speaker:
-    def __init__(self, client: httpx.AsyncClient, chat: ChatSettings, seconds: float, redactor: Redactor) -> None:
+    def __init__(self, client: openai.AsyncOpenAI, chat: ChatSettings, seconds: float, redactor: Redactor) -> None:
         self._client, self._chat, self._seconds, self._redactor = client, chat, seconds, redactor
-        self._url = f"{chat.base_url.rstrip('/')}/chat/completions"
         proxy = proxy_of(chat.base_url)
         self._proxy = "" if proxy is None else f" through {proxy}"
         self._plain_only = False
@@ -122,30 +155,29 @@ class _Speaker:
     async def _post(self, body: dict[str, Any]) -> tuple[int, Mapping[str, str], str]:
         """Send one body; the status, the headers and the text of the answer, under one limit of time and of size."""
         import httpx
+        import openai
 
-        content, pieces, size = json.dumps(body).encode(), [], 0
         try:
-            # httpx's own limit holds for each read: a byte a second would never end.
-            async with (
-                asyncio.timeout(self._seconds),
-                self._client.stream("POST", self._url, content=content) as response,
-            ):
-                async for piece in response.aiter_bytes(_PIECE):
-                    pieces.append(piece)
-                    size += len(piece)
-                    if size > _LARGEST_ANSWER:
-                        raise LostReplyError(f"the response is larger than {_LARGEST_ANSWER >> 20} MiB")
-                encoding = response.encoding or "utf-8"
-                return response.status_code, response.headers, b"".join(pieces).decode(encoding, errors="replace")
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
-            why = f" ({self._redactor.message(str(error))})" if "CERTIFICATE" in str(error) else ""
-            raise NotTakenError(f"no connection to {self._chat.base_url}{self._proxy}{why}") from None
-        except (TimeoutError, httpx.TimeoutException):
+            # The libraries' own limit holds for each read: a byte a second would never end.
+            async with asyncio.timeout(self._seconds):
+                answer = await self._client.chat.completions.with_raw_response.create(**body)
+            return answer.status_code, answer.headers, answer.text
+        except openai.APIStatusError as error:
+            return error.status_code, error.response.headers, error.response.text
+        except openai.APIConnectionError as error:
+            cause = error.__cause__
+            if isinstance(cause, LostReplyError):
+                raise cause from None
+            if isinstance(cause, httpx.InvalidURL | httpx.UnsupportedProtocol):
+                raise SettingsError(f"{self._chat.base_url} is no address; correct `base_url`") from None
+            if isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError):
+                why = f" ({self._redactor.message(str(cause))})" if "CERTIFICATE" in str(cause) else ""
+                raise NotTakenError(f"no connection to {self._chat.base_url}{self._proxy}{why}") from None
+            if isinstance(error, openai.APITimeoutError):
+                raise LostReplyError("timed out") from None
+            raise LostReplyError(f"connection lost{self._proxy}") from None  # its words may be the server's
+        except TimeoutError:
             raise LostReplyError("timed out") from None
-        except httpx.InvalidURL:
-            raise SettingsError(f"{self._chat.base_url} is no address; correct `base_url`") from None
-        except httpx.HTTPError:  # its words may be the server's
-            raise LostReplyError(f"connection lost{self._proxy}") from None
 
 
 def _plain(body: dict[str, Any]) -> dict[str, Any]:

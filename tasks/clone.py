@@ -94,9 +94,13 @@ def _committer(root: Path) -> dict[str, str]:
     return {name: os.environ.get(name, text) for name, text in named.items()}
 
 
-def changed_files(root: Path) -> tuple[list[str], list[str]]:
-    """Tracked files that differ from the commit: those that a rebuild itself changes, and all others."""
-    changed = [name for name in git(root, "diff", "--name-only", "-z", "HEAD", "--").split("\0") if name]
+def changed_files(root: Path, how: str = "ACDMRTUX") -> tuple[list[str], list[str]]:
+    """Tracked files that differ from the commit: those that a rebuild itself changes, and all others.
+
+    `how` is git's --diff-filter: M for files that the commit has and whose content differs.
+    """
+    asked = ("diff", "--name-only", "--no-renames", f"--diff-filter={how}", "-z", "HEAD", "--")
+    changed = [name for name in git(root, *asked).split("\0") if name]
     ours = [name for name in changed if name.partition("/")[0] in _PIPELINE_FILES]
     return ours, [name for name in changed if name not in ours]
 

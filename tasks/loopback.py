@@ -47,7 +47,7 @@ def use_direct_loopback(*urls: str) -> None:
                 f"The proxy in {variable} is of a kind that needs a further package: pip install 'httpx[socks]', or "
                 f"unset {variable}."
             ) from None
-        except Exception:  # its words may repeat the password
+        except Exception:  # noqa: BLE001  every fault in an address; the library's words may repeat the password
             raise RebuildError(
                 f"The proxy in {variable} cannot be used; write an address like http://HOST:PORT, or unset {variable}."
             ) from None

@@ -14,3 +14,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """A stage's progress: `step` and `steps`, and other numbers; empty where the file does not say the two."""
+    content = read_mapping(path)
+    known = all(isinstance(content.get(name), int) for name in ("step", "steps"))
+    named = {"stage": str(content["stage"])} if content.get("stage") else {}
+    numbers = {name: value for name, value in content.items() if value is None or isinstance(value, int | float)}
+    return {**named, **numbers} if known else {}

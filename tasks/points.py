@@ -41,8 +41,8 @@ def prepare(root: Path, clone: Path, point: Point) -> None:
     if git(clone, "rev-parse", "HEAD") != head:
         git(clone, "fetch", "--quiet", "origin", head)
         git(clone, "checkout", "--quiet", "--force", "--detach", head)
-    elif written := changed_files(clone)[1]:
-        # By an earlier form of the sweep, which may have had more settings.
+    elif written := [name for name in changed_files(clone, "M")[1] if Path(name).name != ".gitignore"]:
+        # By an earlier form of the sweep, which may have had more settings; DVC itself writes .gitignore.
         git(clone, "checkout", "--quiet", "HEAD", "--", *written)
     write_settings(clone, point.settings)
     check_settings(clone)

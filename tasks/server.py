@@ -12,6 +12,7 @@ from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_se
 
 from tasks.errors import RebuildError
 from tasks.loopback import proxy_variable, use_direct_loopback
+from tasks.mappings import read_mapping
 
 _NOTE = "server.json"  # inside PREFECT_HOME
 
@@ -35,8 +36,8 @@ def server(say: Callable[[str], None]) -> Iterator[str | None]:
         yield settings.api.url
         return
     note = settings.home / _NOTE
-    url = json.loads(note.read_text())["url"] if note.exists() else None
-    if url and answers(url):
+    url = read_mapping(note).get("url")
+    if isinstance(url, str) and answers(url):
         with temporary_settings({PREFECT_API_URL: url}):
             yield url
         return

@@ -48,6 +48,7 @@ ONE_PAIR: dict[str, tuple[Any, dict[str, int]]] = {
         [{"role": "user", "content": "Q", "tool_calls": None}, {"role": "assistant", "content": "A", "tool_calls": []}],
         {},
     ),
+    "a list for each key": ({"role": ["user", "assistant"], "content": ["Q", "A"]}, {}),
     "JSON text": (json.dumps(sharegpt("human: Q", "gpt: A")), {}),
     "turns as JSON text": ([json.dumps(turn) for turn in sharegpt("human: Q", "gpt: A")], {}),
 }

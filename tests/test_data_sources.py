@@ -268,7 +268,7 @@ def test_whatever_a_reader_raises_is_a_sentence(tmp_path: Path, monkeypatch: pyt
     write_lines(tmp_path / "a.jsonl", GOOD)
     monkeypatch.setattr("distill.data.sources.read_json_lines", fail)
     said = message_of(tmp_path / "a.jsonl")
-    assert "a.jsonl cannot be read (ImportError: To read this, please install 'xyz'); write it anew" in said
+    assert "a.jsonl cannot be read (ImportError: To read this, please install 'xyz'); mend it, or write it anew" in said
 
 
 def test_an_empty_split_is_an_error(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from distill.evaluation.guessing import FirstLook, guessing_loss
-from distill.models.layers import cut, spans
+from distill.models.layers import cut
 from distill.models.loading import initialise_model, load_model
-from distill.models.settings import ModelSettings
+from distill.models.settings import ModelSettings, spans
+from distill.preflight.models import layer_fault, origin_of
 from distill.project.errors import ModelError
 from distill.text.tokenizers import load_tokenizer
 from stages import base
@@ -207,3 +208,25 @@ def test_what_was_seen_is_told(project: Path, capsys: pytest.CaptureFixture[str]
     in_folder(project)(base.main, "small")
     # Random weights guess, and the look at the teacher's start is no better.
     assert "base@small: no better than guessing from the frequencies" in capsys.readouterr().out
+
+
+# --- before anything runs -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "opt", "llama", "qwen2", "phi"])
+def test_the_shape_of_a_cut_is_known_before_it_is_made(architecture: str, tmp_path: Path) -> None:
+    extra = {"num_key_value_heads": 4} if architecture == "phi" else {}
+    whole = tiny_model(architecture, layers=5, dtype=torch.float32, **extra)
+    whole.save_pretrained(tmp_path)
+    settings = ModelSettings.model_validate({"source": {"path": str(tmp_path)}, "drop_layers": ["1-2"]})
+    shape = origin_of(settings, 0, {}).shape
+    assert shape is not None
+    assert shape.layers == 3
+    parameters = sum(parameter.numel() for parameter in cut(whole, (0, 3, 4)).parameters())
+    # Of an architecture without a formula the files are counted, and a layer is a share of them.
+    assert shape.parameters == (pytest.approx(parameters, rel=0.01) if architecture == "phi" else parameters)
+    assert layer_fault(settings, {}) is None
+    wrong = ModelSettings.model_validate({"source": {"path": str(tmp_path)}, "keep_layers": [0, 5]})
+    assert layer_fault(wrong, {}) == f"{tmp_path} has the layers 0 to 4 and no layer 5; correct the number"
+    nothing = ModelSettings.model_validate({"source": {"path": str(tmp_path)}, "drop_layers": ["0-4"]})
+    assert "none of the 5 layers would be left" in str(layer_fault(nothing, {}))

@@ -91,6 +91,9 @@ def first_exchange(value: Any, roles: Roles) -> Exchange:
 def read_turns(value: Any) -> list[dict[str, Any]]:
     """The turns of a conversation, which may be written as JSON text. Raises: MalformedRowError."""
     turns = _parsed(value)
+    if isinstance(turns, dict) and turns and all(isinstance(column, list) for column in turns.values()):
+        # A sequence of objects as some tables keep it: a list for each key.
+        turns = [dict(zip(turns, cells, strict=False)) for cells in zip(*turns.values(), strict=False)]
     if not isinstance(turns, list):
         raise MalformedRowError(f"a conversation of type {type(turns).__name__}, not a list of turns")
     found = [_parsed(turn) for turn in turns]

@@ -86,7 +86,7 @@ def read_source(source: Source, base: Path, wanted: Collection[str] | None = Non
     # A foreign file meets several libraries, and each refuses it in ways of its own.
     except Exception as error:  # noqa: BLE001
         reason = explain(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise DataError(f"{name} cannot be read ({_first_line(reason)}); write it anew, e.g. as .jsonl") from None
+        raise DataError(f"{name} cannot be read ({_first_line(reason)}); mend it, or write it anew as .jsonl") from None
     if not table.records and not table.bad:
         raise DataError(f"{table.name} has no rows; point to a file or split that has some")
     return table

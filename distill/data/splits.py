@@ -31,3 +31,9 @@ def draw_prompts(rows: Sequence[Row], count: int, purpose: str) -> list[int]:
 def count_prompts(rows: Sequence[Row]) -> int:
     """The number of different prompts."""
     return len({prompt_key(row) for row in rows})
+
+
+def shared_prompts(first: Sequence[Row], second: Sequence[Row]) -> int:
+    """The number of rows of `second` whose prompt stands in `first` too."""
+    there = {prompt_key(row) for row in first}
+    return sum(prompt_key(row) in there for row in second)

@@ -73,13 +73,13 @@ def way_of_config(config: PreTrainedConfig) -> Way | None:
     if small is None:
         return None
     require_plain_head(small)
-    return _way_of_kind(config)
+    return _way_of_kind(config, small)
 
 
-def _way_of_kind(config: PreTrainedConfig) -> Way | None:
+def _way_of_kind(config: PreTrainedConfig, small: PreTrainedModel | None = None) -> Way | None:
     key = f"{type(config).__name__} {config.to_json_string()}"
     if key not in _kinds:
-        small = small_model(config)
+        small = small or small_model(config)
         _kinds[key] = None if small is None else _probed(small, "cache")
     return _kinds[key]
 

@@ -8,9 +8,9 @@ from typing import Any, cast
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.models.foreign import in_words
-from distill.models.origins import gguf_file
 from distill.project.errors import ModelError
+from distill.project.foreign import in_words
+from distill.project.references import gguf_file
 
 _FIX = (
     "install what it names (`pip install gguf` for the format itself), or take the model's safetensors, which most "

@@ -9,7 +9,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
 
-from distill.models.foreign import configuration, in_words, quantisation, reason
 from distill.models.lora import read_adapter
 from distill.models.merging import merge_adapter
 from distill.models.origins import origin, require_weights
@@ -20,8 +19,15 @@ from distill.models.soundness import (
     require_nothing_over,
     require_plain_numbers,
 )
+from distill.models.stored import configuration, has_weights_here, quantisation
 from distill.project.errors import ModelError
+from distill.project.foreign import in_words, reason
 from distill.project.references import Reference
+
+_FIX = (
+    "check the name and revision, that it is stored as safetensors (docs/models.md says how to convert), and that the "
+    "hub is within reach or the files are in its local cache"
+)
 
 
 def load_model(source: Reference | Path, dtype: str = "float32", alone: bool = False) -> PreTrainedModel:
@@ -53,16 +59,35 @@ def load_weights(reference: Reference, dtype: str = "float32", alone: bool = Fal
 def rehearse(source: Reference | Path, dtype: str = "float32", cached: bool = False) -> PreTrainedModel:
     """Load a model as `load_model` does, on torch's meta device: everything but its numbers, in a second or two.
 
-    `cached` asks no hub.
+    Of a hub's model that is not here yet only the configuration is fetched. `cached` asks no hub.
 
     Raises: ModelError, as `load_model` would; NaN alone goes unseen.
     """
     found = origin(source)
-    model = _load(found.base, dtype, device_map="meta", local_files_only=cached)
+    if has_weights_here(found.base):
+        model = _load(found.base, dtype, device_map="meta", local_files_only=True)
+    else:
+        model = _skeleton(found.base, cached)
     if found.adapter is not None:
         read_adapter(model, found.adapter)
         merge_adapter(model, str(found.adapter))
     return model
+
+
+def _skeleton(reference: Reference, cached: bool) -> PreTrainedModel:
+    """A model without numbers, from its configuration alone."""
+    require_language_model(reference, cached)
+    with in_words(f"cannot load the model {reference}", _FIX):
+        config = AutoConfig.from_pretrained(
+            reference.name,
+            revision=reference.revision or "main",
+            local_files_only=cached,
+            trust_remote_code=False,
+        )
+        if quantisation(config.to_dict()) is not None:
+            unpacking_config(reference)
+        with torch.device("meta"):
+            return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, trust_remote_code=False))
 
 
 def _load(reference: Reference, dtype: str, alone: bool = False, **extra: Any) -> PreTrainedModel:
@@ -72,11 +97,7 @@ def _load(reference: Reference, dtype: str, alone: bool = False, **extra: Any) -
     if not alone:
         require_language_model(reference, cached)
     method = quantisation(configuration(reference, cached=cached))
-    fix = (
-        "check the name and revision, that it is stored as safetensors (docs/models.md says how to convert), and that "
-        "the hub is within reach or the files are in its local cache"
-    )
-    what = f"cannot load the model {reference}"
+    what, fix = f"cannot load the model {reference}", _FIX
     if method is not None:
         what, fix = f"{what}, which is quantised ({method})", FIX.format(source=reference)
     with in_words(what, fix):

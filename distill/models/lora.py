@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from distill.models.foreign import configuration, in_words
 from distill.models.merging import (
     ADAPTER_NAME,
     MERGE_ELSEWHERE,
@@ -30,8 +29,10 @@ from distill.models.merging import (
 from distill.models.origins import ADAPTER_CONFIG
 from distill.models.parts import head
 from distill.models.settings import LoraSettings
+from distill.models.stored import configuration
 from distill.project.errors import ModelError
 from distill.project.files import read_json, write_json
+from distill.project.foreign import in_words
 from distill.project.references import Reference
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

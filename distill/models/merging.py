@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from distill.models.foreign import in_words
 from distill.models.parts import head
 from distill.project.errors import ModelError
+from distill.project.foreign import in_words
 
 ADAPTER_NAME = "default"
 """The name of an adapter inside a model; peft can hold several."""

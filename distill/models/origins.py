@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distill.project.errors import ModelError
 from distill.project.files import read_json
-from distill.project.references import ModelReference, Reference
+from distill.project.references import ModelReference, Reference, require_folder
 
 REFERENCE_FILE = "reference.json"
 ADAPTER_FOLDER = "adapter"
@@ -40,7 +40,7 @@ def origin(source: Reference | Path) -> Origin:
     if reference.path is None or not (Path(reference.path) / REFERENCE_FILE).is_file():
         return Origin(reference)
     folder = Path(reference.path)
-    content = read_json(folder / REFERENCE_FILE)
+    content = read_json(folder / REFERENCE_FILE, shape=(dict, type(None)))
     if content is None:
         raise ModelError(
             f"{folder} stands for no model, because the profile gives none (`model: null`); give the model to train "
@@ -65,27 +65,15 @@ def unmerged_origin(folder: Path) -> Origin:
     return Origin(base, Reference(path=str(folder / ADAPTER_FOLDER)))
 
 
-def gguf_file(path: Path) -> Path | None:
-    """The GGUF file that `path` is, or the only one of a folder without other weights; else None."""
-    if path.is_file():
-        with path.open("rb") as stream:
-            return path if stream.read(4) == b"GGUF" else None
-    files = sorted(path.glob("*.gguf"))
-    return files[0] if len(files) == 1 and not any(path.glob("*.safetensors")) else None
-
-
 def require_weights(folder: Path) -> None:
-    """Refuse a folder without a model, with GGUF, or with pickled weights alone: these can run code when they are read.
+    """Refuse a folder without a model, or with pickled weights alone: these can run code when they are read.
 
     Raises: ModelError.
     """
-    if folder.is_file() or (any(folder.glob("*.gguf")) and not any(folder.glob("*.safetensors"))):
-        file = gguf_file(folder) or (folder / "FILE.gguf" if folder.is_dir() else None)
-        if file is None:
-            raise ModelError(f"{folder} is a file, and a model is a folder of `save_pretrained`; name its folder")
+    require_folder(folder)
+    if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
         raise ModelError(
-            f"{folder} is a model in GGUF, which cannot be trained on as it is; convert it once and name the new "
-            f"folder: python -m commands.convert {file} {file.with_suffix('').name}"
+            f"{folder} holds an adapter and no model; name both: {{path: <folder of its model>, adapter: {folder}}}"
         )
     if not (folder / "config.json").is_file():
         raise ModelError(

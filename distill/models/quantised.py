@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-from transformers.quantizers.auto import AutoQuantizationConfig
+from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING, AutoHfQuantizer, AutoQuantizationConfig
+from transformers.quantizers.base import HfQuantizer
 
-from distill.models.foreign import in_words
 from distill.project.errors import ModelError
+from distill.project.foreign import in_words
 from distill.project.references import Reference
 
 FIX = (
@@ -23,16 +24,34 @@ FIX = (
 
 
 def unpacking_config(reference: Reference) -> Any:
-    """The model's configuration, which asks for plain weights wherever the quantisation knows such a wish."""
+    """The model's configuration, which asks for plain weights where the quantisation can give them.
+
+    Raises: ModelError where it cannot; what the library raises where its packages are missing.
+    """
     config = AutoConfig.from_pretrained(reference.name, revision=reference.revision or "main", trust_remote_code=False)
     for part in (config, config.get_text_config(decoder=True)):
-        wanted = getattr(part, "quantization_config", None)
-        if isinstance(wanted, dict):
-            wanted = AutoQuantizationConfig.from_dict(wanted)
-            if hasattr(wanted, "dequantize"):
-                wanted.dequantize = True
-            part.quantization_config = wanted
+        stored = getattr(part, "quantization_config", None)
+        if isinstance(stored, dict):
+            # As an entry of the stored settings it is read with them, wherever the library does that.
+            part.quantization_config = {**stored, **_way_back(stored, reference)}
     return config
+
+
+def _way_back(stored: dict[str, Any], source: Reference) -> dict[str, Any]:
+    """What asks for plain weights while loading; empty where they are made afterwards, or refused."""
+    method = str(stored.get("quant_method"))
+    kinds = [kind for name, kind in AUTO_QUANTIZER_MAPPING.items() if name in (method, f"{method}_4bit")]
+    undone = [kind._dequantize is not HfQuantizer._dequantize for kind in kinds]
+    while_loading = bool(kinds) and hasattr(AutoQuantizationConfig.from_dict(stored), "dequantize")
+    if not kinds or not (while_loading or undone[0]):
+        raise ModelError(
+            f"{source} is quantised ({method}), which transformers cannot undo, and quantised weights cannot be trained "
+            "on; take the model's unquantised weights"
+        )
+    wish = {"dequantize": True} if while_loading else {}
+    quantiser = AutoHfQuantizer.from_config({**stored, **wish}, pre_quantized=True)
+    quantiser.validate_environment(device_map=None, weights_only=True)
+    return wish
 
 
 def unpacked(model: PreTrainedModel, source: Reference, method: str) -> PreTrainedModel:

@@ -9,7 +9,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from distill.models.foreign import configuration, is_floating, mostly_packed, stored_file, stored_tensors
+from distill.models.stored import configuration, is_floating, mostly_packed, stored_file, stored_tensors
 from distill.project.errors import ModelError
 from distill.project.references import Reference
 
@@ -21,6 +21,12 @@ def require_language_model(reference: Reference, cached: bool = False) -> None:
 
     Raises: ModelError naming what it was saved as.
     """
+    if stored_file(reference, "adapter_config.json", cached) is not None:
+        # transformers would load whatever base the adapter names, and say nothing.
+        raise ModelError(
+            f"{reference} is an adapter, or a model with one beside it; name both: `adapter: {reference}` beside the "
+            "`path` or `hub` of the model that it was trained on"
+        )
     for name in configuration(reference, cached=cached).get("architectures") or []:
         kind = getattr(transformers, str(name), None)
         # Only a class with a head over the vocabulary can generate.

@@ -35,6 +35,8 @@ _HEAD_TOKENS = 512
 _SAMPLED_ROWS = 512
 _READ_ROWS, _BRIEF = 16, 8
 _GROWTH, _TIMES = 4, 4
+# Bytes that are read from memory in a second.
+_CPU_READS, _GPU_READS = 8e9, 1e12
 # Seconds of an optimiser's step, a parameter, where no time is left to measure it.
 _UPDATE = 8e-9
 # What the Trainer does beside the passes in a step, in seconds of one core.
@@ -207,8 +209,12 @@ class _Bench:
         short = _least(self._grown(_powers(1, most), lambda rows: self._decoded(rows, brief), power=0.5))
         body, rest = (_line({rows: times[place] for rows, times in short.items()}) for place in (1, 2))
         rows = max(long)
-        # What a longer context costs, each row has to pay. Of few rows it would be lost in the noise.
-        context = max(0.0, long[rows][1] - body[0] - body[1] * rows) / rows if rows >= _GROWTH else 0.0
+        # What a longer context costs, each row has to pay: at least the reading of its keys and values, which for few
+        # rows lie in the processor's own caches.
+        kept = self.shape.cache * self.context * self.model.dtype.itemsize
+        context = kept / (_GPU_READS if torch.cuda.is_available() else _CPU_READS)
+        if rows >= _GROWTH:
+            context = max(context, (long[rows][1] - body[0] - body[1] * rows) / rows)
         return long[rows][0], (body[0], body[1] + context), rest
 
     def _decoded(self, rows: int, context: int) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""What `make repro` needs around it, checked before the work: a repository, folders to write in, a path without braces."""
+"""What `make repro` needs around it, checked before: a repository, folders to write in, a path without braces."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -54,7 +55,7 @@ def proxy_of(url: str) -> Proxy | None:
     host = parts.hostname or ""
     if is_loopback(host) or _is_excepted(host, parts.port):
         return None
-    named = {scheme: proxy for scheme, proxy in _proxies()}
+    named = dict(_proxies())
     proxy = named.get(parts.scheme) or named.get("all")
     if proxy is not None and (reason := _refusal(proxy)):
         raise SettingsError(_unusable(proxy, reason))
@@ -78,7 +79,9 @@ def connection(url: str) -> dict[str, Any]:
 
     proxy = proxy_of(url)
     found: dict[str, Any] = {"trust_env": False, "proxy": None if proxy is None else proxy.url}
-    if urlsplit(url).scheme == "https":
+    if urlsplit(url).scheme != "https":
+        found["verify"] = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it trusts nobody, and costs no reading of files
+    else:
         try:
             found["verify"] = httpx.create_ssl_context(trust_env=True)
         except OSError as error:
@@ -99,8 +102,8 @@ def keep_loopback_direct(environment: MutableMapping[str, str]) -> None:
 
 
 def blamed_proxy(error: BaseException) -> str | None:
-    """The sentence about an unusable proxy, if `error` comes out of the HTTP library; None otherwise."""
-    return proxy_fault() if any(_passed_http(each) for each in _chain(error)) else None
+    """The sentence about an unusable proxy, if `error` began in the making of an HTTP client; None otherwise."""
+    return proxy_fault() if any(_made_client(each) for each in _chain(error)) else None
 
 
 def _proxies() -> Iterator[tuple[str, Proxy]]:
@@ -118,12 +121,13 @@ def _refusal(proxy: Proxy) -> str | None:
     import httpx
 
     try:
-        if not urlsplit(proxy.url).hostname:
-            return "it names no host"
+        parts = urlsplit(proxy.url)
+        if not parts.hostname or parts.port == 0:
+            return "it names no host and port"
         httpx.HTTPTransport(proxy=proxy.url, verify=False)
     except ImportError:
         return "this kind needs a further package: pip install 'httpx[socks]'"
-    except Exception:  # whatever the library says: its words may repeat the password
+    except Exception:  # noqa: BLE001  every fault in an address; the library's words may repeat the password
         return f"`{proxy.url.partition('://')[0]}://…` is no address of a proxy that can be used; http://HOST:PORT is"
     return None
 
@@ -156,10 +160,11 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _passed_http(error: BaseException) -> bool:
+def _made_client(error: BaseException) -> bool:
     frame = error.__traceback__
     while frame is not None:
-        if str(frame.tb_frame.f_globals.get("__name__")).startswith("httpx"):
+        module = str(frame.tb_frame.f_globals.get("__name__"))
+        if module.startswith("httpx") and frame.tb_frame.f_code.co_name == "__init__":
             return True
         frame = frame.tb_next
     return False

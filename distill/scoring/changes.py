@@ -81,17 +81,20 @@ def values(content: Any, name: str) -> Iterator[tuple[str, Value]]:
     if not isinstance(content, Mapping):
         return
     if isinstance(content.get("mean"), int | float):
-        mean = float(content["mean"])
-        if "ci95" in content:
-            ends = (float(content["ci95"][0]), float(content["ci95"][1]))
-            yield name, Value(mean, ends, "prompts" in content, str(content.get("words", "")))
-        elif content.get("std"):
-            yield name, Value(mean, (mean - _DEVIATIONS * content["std"], mean + _DEVIATIONS * content["std"]))
-        else:
-            yield name, Value(mean)
+        few, words = "prompts" in content, str(content.get("words", ""))
+        yield name, Value(float(content["mean"]), _interval(content), few, words)
         return
     for key, inner in content.items():
         yield from values(inner, f"{name}.{key}")
+
+
+def _interval(content: Mapping[str, Any]) -> tuple[float, float] | None:
+    match content:  # of a commit of any age, so whatever it holds
+        case {"ci95": [int() | float() as low, int() | float() as high]}:
+            return float(low), float(high)
+        case {"mean": mean, "std": int() | float() as deviation} if deviation and "ci95" not in content:
+            return mean - _DEVIATIONS * deviation, mean + _DEVIATIONS * deviation
+    return None
 
 
 def compare(old: Any, new: Any, name: str, moved: set[str]) -> list[Change]:

@@ -157,7 +157,7 @@ def render(students: Sequence[Student], samples: Mapping[str, Any], provenance: 
         names=names,
         reference=reference,
         families=by_family(students, reference),
-        few_prompts=tables.few_prompts(entry for each in students for entry in each.comparisons),
+        rare_signs=tables.rare_signs(entry for each in students for entry in each.comparisons),
         judged=judged(students),
         data=as_script(data),
         provenance=provenance,

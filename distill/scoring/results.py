@@ -31,6 +31,8 @@ from distill.scoring.names import (
     label,
 )
 from distill.scoring.paired import compare_scores
+from distill.scoring.stored import read_models
+from distill.scoring.trust import guesses, withheld
 from distill.text.words import name_with_words
 
 _METRICS = ("rouge_l", "exact_match", "response_tokens", "truncated", "distinct_4", "repeated_4")
@@ -117,7 +119,7 @@ def _labels(content: Any, params: Path) -> dict[str, str]:
 def labels_of(params: Path, student: str) -> dict[str, str]:
     """Model to its name in tables: that of params.yaml, else that of the last results, which need no checkpoint."""
     path = params.parent / "results" / f"{student}.models.json"
-    last = {name: str(each["label"]) for name, each in read_json(path).items()} if path.is_file() else {}
+    last = {name: str(each["label"]) for name, each in read_models(path).items()} if path.is_file() else {}
     return last | _labels(read_yaml(params).get("labels"), params)
 
 
@@ -171,6 +173,8 @@ def metrics(
             }
             cell |= {part: lengths[part] for part in ("repeated_4",) if part in lengths}
             cell["loss"] = analyses["loss"][name]["models"][model]
+            if guesses(analyses["loss"][name], model):
+                cell["loss"] = {**cell["loss"], "guessing": analyses["loss"][name]["guessing"]}
             if name in experiment.judged:
                 cell["judge"] = read_summary(root, experiment.home(model), model, name)
             gathered[model][name] = cell
@@ -210,7 +214,7 @@ def significance(
                     own[name] = analyses[analysis]["against"][a][b]
             for name, analysis in ((CALIBRATION, "calibration"), (LOSS, "loss"), (LENGTHS, "lengths")):
                 own[name] = {each: content["against"][a][b] for each, content in analyses[analysis].items()}
-            verdicts[a][b] = own
+            verdicts[a][b] = withheld(own, analyses["loss"], a, b)
     return verdicts
 
 

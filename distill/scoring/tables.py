@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from distill.judging.summary import shown as judged
 from distill.project.errors import DataError
-from distill.project.files import read_json
 from distill.project.settings import read_yaml
 from distill.scoring.names import KL, REFERENCE_METHOD, TEACHER
 from distill.scoring.results import StudentTable, read_student
 from distill.scoring.spread import with_spread
 from distill.scoring.statistics import FEWEST_PROMPTS
+from distill.scoring.stored import read_metrics, read_verdicts
+from distill.scoring.trust import BOTH_GUESS
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 START_MARK = "<!-- results:start -->"
 END_MARK = "<!-- results:end -->"
 
-SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "too few prompts": "?"}
+SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "too few prompts": "?", BOTH_GUESS: "∅"}
 """What stands behind a cell, by the verdict on its row's model."""
 _SAID = 0.01  # share of answers, as that of references in distill/text/words.py
 
@@ -163,7 +164,7 @@ def build(
         against = (
             f"Against {reference_label or experiment.label(reference)} on the same prompts (paired bootstrap, 95 %): "
         )
-        against += "▼ below it, ▲ above it, ≈ not distinguishable" + few_prompts(
+        against += "▼ below it, ▲ above it, ≈ not distinguishable" + rare_signs(
             entry.get(name, {}) for entry in verdicts.values() for name in experiment.sets
         )
         notes.append(against)
@@ -183,10 +184,12 @@ def build(
     )
 
 
-def few_prompts(entries: Iterable[Mapping[str, Any]]) -> str:
-    """The end of a legend: what `?` means, where one of the comparisons bears it."""
-    few = any(entry.get("verdict") == "too few prompts" for entry in entries)
-    return f", ? the models differ at fewer than {FEWEST_PROMPTS} prompts: no test can tell." if few else "."
+def rare_signs(entries: Iterable[Mapping[str, Any]]) -> str:
+    """The end of a legend: what `?` and `∅` mean, where one of the comparisons bears them."""
+    found = {entry.get("verdict") for entry in entries}
+    few = f", ? the models differ at fewer than {FEWEST_PROMPTS} prompts: no test can tell"
+    guess = ", ∅ not judged, for both read the references no better than guessing"
+    return (few if "too few prompts" in found else "") + (guess if BOTH_GUESS in found else "") + "."
 
 
 def _legibility_notes(experiment: StudentTable, metrics: Mapping[str, Any]) -> list[str]:
@@ -201,6 +204,13 @@ def _legibility_notes(experiment: StudentTable, metrics: Mapping[str, Any]) -> l
         answers = max((each["answers"] / each["of_answers"] for each in found if each["of_answers"]), default=0.0)
         if references:
             notes.append(f"Rouge-L cannot read {references:,} of {found[0]['of_references']:,} references of `{name}`.")
+        for model in experiment.models:
+            loss = metrics[model][name].get("loss", {})
+            if "guessing" in loss:
+                notes.append(
+                    f"{experiment.label(model)} reads the references of `{name}` no better than guessing "
+                    f"({loss['mean']:.2f} nats a token, guessing {loss['guessing']:.2f}): its answers are babble."
+                )
         if answers >= _SAID:
             notes.append(f"Rouge-L cannot read up to {100 * answers:.0f} % of a model's answers to `{name}`.")
     return notes
@@ -212,8 +222,8 @@ def read(student: str, root: Path) -> ResultTable:
     recipe = read_yaml(root / "profiles" / f"{experiment.family}.yaml").get("recipe", {})
     return build(
         experiment,
-        read_json(root / "results" / f"{student}.json"),
-        read_json(root / "results" / f"{student}.significance.json"),
+        read_metrics(root / "results" / f"{student}.json"),
+        read_verdicts(root / "results" / f"{student}.significance.json"),
         note=str(recipe.get("note") or "").strip(),
     )
 

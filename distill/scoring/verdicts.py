@@ -15,7 +15,8 @@ from typing import Any
 from distill.scoring.names import CALIBRATION, EXPOSURE, KL, LOSS, REFERENCE_METHOD
 from distill.scoring.results import StudentTable
 from distill.scoring.rosters import Roster
-from distill.scoring.tables import SIGNS, Cell, ResultTable, TableRow, few_prompts, turned
+from distill.scoring.tables import SIGNS, Cell, ResultTable, TableRow, rare_signs, turned
+from distill.scoring.trust import BOTH_GUESS
 
 _BASELINES = ("sft", "kd", "seqkd")
 
@@ -106,8 +107,8 @@ _NOTES = (
 
 def notes(significance: Mapping[str, Any]) -> tuple[str, ...]:
     """What stands below the tables of `build`."""
-    few = few_prompts(entries(significance))
-    return _NOTES if few == "." else (*_NOTES, few.removeprefix(", "))
+    rare = rare_signs(entries(significance))
+    return _NOTES if rare == "." else (*_NOTES, rare.removeprefix(", "))
 
 
 def entries(content: Any) -> Iterator[Mapping[str, Any]]:
@@ -188,6 +189,7 @@ def directions(experiment: StudentTable, roster: Roster, significance: Mapping[s
                 ("not distinguishable", "is not settled against"),
                 ("worse", "is reversed against"),
                 ("too few prompts", "cannot be settled by so few prompts against"),
+                (BOTH_GUESS, "is not judged, for both read no better than guessing, against"),
             )
             if verdict in by_verdict
         ]

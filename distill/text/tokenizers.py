@@ -9,7 +9,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from distill.project.errors import ModelError
-from distill.project.references import Reference
+from distill.project.foreign import in_words
+from distill.project.references import Reference, require_folder
 from distill.text.settings import TokenizerSettings
 
 END_OF_TEXT = "<|endoftext|>"
@@ -69,22 +70,26 @@ def load_tokenizer(source: Reference | Path, cached: bool = False) -> PreTrained
     reference = source if isinstance(source, Reference) else Reference(path=str(source))
     if reference.path is not None:
         folder = Path(reference.path)
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
+            require_folder(folder)
         if not folder.is_dir():
             raise ModelError(
                 f"the tokenizer folder {folder} does not exist; run `dvc repro` for a family's own, or correct the path"
             )
         if (folder / "vocab.json").is_file() and not (folder / "tokenizer_config.json").is_file():
             return _load_gpt2_files(folder)
-    try:
+    fix = (
+        "check the name and the revision, and that the hub is within reach or the files are in its local cache"
+        if reference.hub
+        else "put the tokenizer.json that its model came with there, or correct the path"
+    )
+    with in_words(f"cannot load the tokenizer {reference}", fix):
         tokenizer = AutoTokenizer.from_pretrained(
-            reference.name, revision=reference.revision or "main", local_files_only=cached
+            reference.name,
+            revision=reference.revision or "main",
+            local_files_only=cached,
+            trust_remote_code=False,
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"cannot load the tokenizer {reference} ({reason}); check the name and the revision, "
-            "and that the hub is within reach or the files are in its local cache"
-        ) from None
     if len(tokenizer) < 2:  # a folder without a vocabulary gives one of special tokens alone
         raise ModelError(f"{reference} holds no tokenizer; put its tokenizer.json there, or correct the name")
     if tokenizer.pad_token is None:
@@ -97,14 +102,15 @@ def _load_gpt2_files(folder: Path) -> PreTrainedTokenizerBase:
     merges = folder / "merges.txt"
     if not merges.is_file():
         raise ModelError(f"{folder} has vocab.json but no merges.txt; put GPT-2's merges.txt beside it")
-    tokenizer: PreTrainedTokenizerBase = GPT2Tokenizer(
-        vocab=str(folder / "vocab.json"),
-        merges=str(merges),
-        eos_token=END_OF_TEXT,
-        bos_token=END_OF_TEXT,
-        unk_token=END_OF_TEXT,
-        pad_token=END_OF_TEXT,
-    )
+    with in_words(f"cannot load the tokenizer {folder}", "put GPT-2's own vocab.json and merges.txt there"):
+        tokenizer: PreTrainedTokenizerBase = GPT2Tokenizer(
+            vocab=str(folder / "vocab.json"),
+            merges=str(merges),
+            eos_token=END_OF_TEXT,
+            bos_token=END_OF_TEXT,
+            unk_token=END_OF_TEXT,
+            pad_token=END_OF_TEXT,
+        )
     return tokenizer
 
 

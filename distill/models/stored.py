@@ -1,61 +1,14 @@
-"""Foreign models and tokenizers: what their files say, and what a library says of them as a sentence.
-
-No torch at import: the checks before a run read configurations only.
-"""
+"""What the files of a model say, before it is loaded: its configuration, its quantisation, its tensors. No torch."""
 
 from __future__ import annotations
 
 import json
 import math
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distill.project.errors import DistillError, ModelError, is_full_disk
 from distill.project.references import Reference
-
-_MOST = 300
-"""Characters of a library's message; the fix that follows is never cut."""
-_OWN_CODE = (
-    "it comes with Python code of its own (`auto_map` in its files), which is never run here; take a version of it "
-    "that transformers knows without such code (on the hub often named …-hf), or convert it elsewhere to one"
-)
-
-
-@contextmanager
-def in_words(what: str, fix: str) -> Iterator[None]:
-    """Raise whatever a library raises in the block as one sentence: `what` (its reason); `fix`.
-
-    A lack of memory, a full disk, Ctrl-C and faults that are sentences already pass as they are.
-
-    Raises: ModelError.
-    """
-    try:
-        yield
-    except (DistillError, MemoryError):
-        raise
-    except Exception as error:
-        if _lacks_memory(error) or is_full_disk(error):
-            raise
-        # The libraries name the option that would allow it, and only then.
-        if "trust_remote_code" in str(error):
-            raise ModelError(f"{what}: {_OWN_CODE}") from error
-        raise ModelError(f"{what} ({reason(error)}); {fix}") from error
-
-
-def reason(error: BaseException) -> str:
-    """A library's message in one line, cut between words."""
-    text = " ".join(str(error).split()).rstrip(".:;") or type(error).__name__
-    return text if len(text) <= _MOST else text[:_MOST].rpartition(" ")[0] + " …"
-
-
-def _lacks_memory(error: Exception) -> bool:
-    import torch
-
-    # torch's allocator on a CPU has no class of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def stored_file(reference: Reference, name: str, cached: bool = False) -> Path | None:
@@ -70,6 +23,12 @@ def stored_file(reference: Reference, name: str, cached: bool = False) -> Path |
     except Exception:  # noqa: BLE001  whether the reference can be had at all is for the loading to say
         return None
     return None if found is None else Path(found)
+
+
+def has_weights_here(reference: Reference) -> bool:
+    """Whether a model's weights are on this disk: a folder's always count as such."""
+    names = ("model.safetensors", "model.safetensors.index.json")
+    return reference.path is not None or any(stored_file(reference, name, cached=True) for name in names)
 
 
 def configuration(reference: Reference, name: str = "config.json", cached: bool = False) -> dict[str, Any]:
