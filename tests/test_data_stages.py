@@ -7,8 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from distill.generation.settings import SamplingSettings
+from distill.generation.validation import Validation
+from distill.text.examples import read_examples, read_words
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = [{"instruction": f"Say hello {i // 2}.", "output": "Hello."} for i in range(10)]
@@ -24,6 +29,10 @@ recipe:
     max_response_tokens: 20
   tokenizer: {train: {vocab_size: 258}}
 """
+
+
+# Of a validation that is asked for its selector alone: tokenizer, sampling, length, batch and seed.
+_UNUSED: tuple[Any, ...] = (None, SamplingSettings(), 1, 1, 0)
 
 
 @pytest.fixture
@@ -69,6 +78,33 @@ def test_evalset_prints_a_short_table_and_nothing_else(project: Path) -> None:
 
 
 HUB = "description: d\nlicence: l\nhub: {id: owner/name, revision: %s}\n"
+
+
+def test_references_that_rouge_cannot_read_are_said_and_refused(project: Path) -> None:
+    """Chinese answers with a digit each: a word that Rouge-L can read, and none of what they say."""
+    rows = [{"instruction": f"第{i}个问题", "output": f"答案是第{i}号房间。"} for i in range(10)]
+    (project / "rows/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ran = run(project, "evalset", "own")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "the references of `own`: Rouge-L cannot read 10 of 10" in ran.stderr
+    assert ran.stderr.endswith("write `rouge: unicode` in evalsets/own.yaml\n")
+    assert not (project / "evaluation").exists()
+    ran = run(project, "prepare", "mine")
+    assert ran.returncode == 0 and "unread by Rouge-L" in ran.stdout
+    assert "chosen by validation loss; `recipe.data.rouge: unicode` in profiles/mine.yaml reads them" in ran.stderr
+    valid = project / "data/mine/valid.parquet"
+    assert Validation(read_examples(valid), *_UNUSED, words=read_words(valid)).selector("rouge_l") == "loss"
+
+    (project / "evalsets/own.yaml").write_text("description: Mine.\nlicence: mine\nrouge: unicode\n")
+    (project / "profiles/mine.yaml").write_text(
+        PROFILE.replace("    valid_rows: 2", "    valid_rows: 2\n    rouge: unicode")
+    )
+    for stage, name in (("evalset", "own"), ("prepare", "mine")):
+        ran = run(project, stage, name)
+        assert (ran.returncode, ran.stderr) == (0, "")
+    asked = {json.loads(line)["rouge"] for line in (project / "evaluation/own.jsonl").read_text().splitlines()}
+    assert (asked, read_words(valid)) == ({"unicode"}, "unicode")
+    assert Validation(read_examples(valid), *_UNUSED, words=read_words(valid)).selector("rouge_l") == "rouge_l"
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,12 @@ FAULTS: list[tuple[Path, str, Any, str]] = [
     (MINI, "hardware.decode_batch", 0, "greater than or equal to 1 (it is 0)"),
     (PARAMS, "evaluation.seeds", [], "at least 1 item"),
     (PARAMS, "seed", "first", "valid integer"),
+    (PARAMS, "seed", True, "valid integer"),
+    (PARAMS, "seed", 10**30, "less than 4294967296"),
+    (PARAMS, "evaluation.seeds", [10, 20, 10], "seed 10 stands there more than once"),
+    (PARAMS, "evaluation.seeds", [10, 20.0], "valid integer"),
+    (PARAMS, "evaluation.seeds", [-1], "greater than or equal to 0 (it is -1)"),
+    (PARAMS, "judge.protocol.seeds", [10, 10], "seed 10 stands there more than once"),
     # missing
     (
         MINI,

@@ -261,10 +261,21 @@ def test_anyones_files_can_be_scored(tmp_path: Path) -> None:
     put_rows(tmp_path / "r.jsonl", [{"output": "the cat"}, {"output": ["no", "a dog ran"]}])
     ran = command(tmp_path, "stages.rouge", "--answers", "a.jsonl", "--references", "r.jsonl", "--json", "out/s.json")
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith(
-        "rouge_l            90.0000  ± 0.0000 over 1 seed(s), 2 examples; 95 % interval 80.0000 to "
-    )
+    assert ran.stdout.startswith("rouge_l            90.0000  over 1 seed(s), 2 examples; 95 % interval 80.0000 to ")
     assert read(tmp_path / "out/s.json")["rouge_l"]["mean"] == 90.0
+
+
+def test_text_that_rouge_cannot_read_is_refused_until_its_words_are_named(tmp_path: Path) -> None:
+    texts = ["我在2024年去了北京", "สวัสดีครับ", "हिन्दी में लिखा है", "مرحبا بالعالم", "🙂"]
+    put_rows(tmp_path / "a.jsonl", [{"text": text} for text in texts])
+    put_rows(tmp_path / "r.jsonl", [{"output": text} for text in texts])
+    files = ("stages.rouge", "--answers", "a.jsonl", "--references", "r.jsonl")
+    ran = command(tmp_path, *files)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "Rouge-L cannot read 5 of 5" in ran.stderr and "give `--words unicode`" in ran.stderr
+    ran = command(tmp_path, *files, "--words", "unicode", "--json", "s.json")
+    assert ran.returncode == 0, ran.stderr
+    assert read(tmp_path / "s.json")["rouge_l"] == {"mean": 100.0, "per_seed": [100.0], "words": "unicode"}
 
 
 def test_bad_files_end_with_one_message_and_leave_nothing(tmp_path: Path) -> None:
@@ -335,6 +346,28 @@ def small_table(**means: float) -> tables.ResultTable:
     }
     verdicts = {"minillm": {"sft": {"x": {"verdict": "better"}}, "kd": {"x": {"verdict": "not distinguishable"}}}}
     return tables.build(experiment, metrics, verdicts, note="A note.")
+
+
+def test_a_table_says_what_one_seed_few_prompts_and_other_words_mean() -> None:
+    experiment = results.StudentTable("s", "f", ("sft", "minillm"), ("x",), 0, labels=LABELS)
+    unread = {"references": 3, "of_references": 9, "answers": 4, "of_answers": 8}
+    score = {"mean": 5.0, "std": 0.0, "per_seed": [5.0], "words": "unicode", "unread": unread}
+    metrics = {name: {"x": {"rouge_l": score}} for name in experiment.models}
+    verdicts = {"minillm": {"sft": {"x": {"verdict": "too few prompts"}}}}
+    assert tables.to_markdown(tables.build(experiment, metrics, verdicts)).splitlines() == [
+        "| s (f) | x (Unicode) |",
+        "| --- | ---: |",
+        "| Teacher | 5.0 |",
+        "| SFT | **5.0** ? |",
+        "| MiniLLM | **5.0** |",
+        "",
+        "Rouge-L, of one sampling seed; the best student in bold.  ",
+        "Rouge-L (Unicode): over words of any script, no figure of the paper's.  ",
+        "Rouge-L cannot read 3 of 9 references of `x`.  ",
+        "Rouge-L cannot read up to 50 % of a model's answers to `x`.  ",
+        "Against MiniLLM on the same prompts (paired bootstrap, 95 %): ▼ below it, ▲ above it, ≈ not distinguishable, "
+        "? the models differ at fewer than 6 prompts: no test can tell.",
+    ]
 
 
 def test_markdown_marks_the_best_student_and_the_verdicts() -> None:
