@@ -45,6 +45,8 @@ class Stage:
     key: str
     """A hash of its command, its settings, its other inputs' paths and the keys upstream: two clones of one
     commit whose stages have equal keys would build the same thing."""
+    gate: bool = False
+    """Whether it goes first, and its failure ends what leads only where it leads: `meta: {gate: true}`."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ def _stage(name: str, node: Any, upstream: list[Stage], root: Path) -> Stage:
         retries=int(meta.get("retries", 0)),
         retry_delay_s=float(meta.get("retry_delay_s", _RETRY_DELAY_S)),
         key=hashlib.sha256(json.dumps(told, default=str, sort_keys=True).encode()).hexdigest(),
+        gate=bool(meta.get("gate", False)),
     )
 
 

@@ -80,16 +80,19 @@ def run_nodes(
     settle: Callable[[Node, Outcome], None],
     stopped: Callable[[], bool],
     claim: Callable[[Node], bool] = lambda _: True,
+    drop: Callable[[Node, Node], None] = lambda *_: None,
 ) -> dict[str, Ending]:
     """Bring every node up to date, as many at once as `slots` allow; return the endings by key, in their order.
 
     `nodes` come in dependency order. `start` begins a node and returns at once; `settle` takes a node
     that needs no process: it is up to date, a stage above it failed, or the run was stopped. `claim` may
-    refuse a node for now, when another machine builds it.
+    refuse a node for now, when another machine builds it. `drop` asks a running node to end, for a gate that failed:
+    whatever it leads to cannot be built any more.
     Once `stopped()`, nothing new starts.
     """
     waiting = {node.key: node for node in nodes}
     rank = _ranks(waiting)
+    every = dict(waiting)
     endings: dict[str, Ending] = {}
     running: dict[str, tuple[Lease, float]] = {}
     finished: queue.SimpleQueue[tuple[str, Outcome, str]] = queue.SimpleQueue()
@@ -121,7 +124,30 @@ def run_nodes(
                 lease, began = running.pop(key)
                 slots.release(lease)
                 endings[key] = Ending(outcome, message, time.monotonic() - began, len(lease.devices))
+                if outcome is Outcome.FAILED and every[key].stage.gate:
+                    for lost in _leading_nowhere_else(every, key):
+                        if lost in running:
+                            drop(every[lost], every[key])
+                        elif waiting.pop(lost, None) is not None:
+                            endings[lost] = Ending(Outcome.NOT_READY)
+                            settle(every[lost], Outcome.NOT_READY)
     return endings
+
+
+def _leading_nowhere_else(nodes: Mapping[str, Node], failed: str) -> list[str]:
+    """The nodes from which only such ends of the graph can be reached as need `failed`, in dependency order."""
+    below: dict[str, set[str]] = {key: set() for key in nodes}
+    for node in nodes.values():
+        for key in node.after:
+            below[key].add(node.key)
+    needs = {failed}
+    ends: dict[str, set[str]] = {}
+    for key, node in nodes.items():
+        if needs.intersection(node.after):
+            needs.add(key)
+    for key in reversed(list(nodes)):
+        ends[key] = set().union(*(ends[next_] for next_ in below[key])) or {key}
+    return [key for key in nodes if key not in needs and ends[key] <= needs]
 
 
 def _settled(node: Node, endings: Mapping[str, Ending], stopped: bool) -> Outcome | None:
@@ -146,10 +172,11 @@ def _drain(finished: queue.SimpleQueue[tuple[str, Outcome, str]], seconds: float
         return
 
 
-def _ranks(nodes: Mapping[str, Node]) -> dict[str, tuple[int, int]]:
-    """Sort keys: first the longest chain of stages below, then the order of the graph."""
-    below = dict.fromkeys(nodes, 0)
+def _ranks(nodes: Mapping[str, Node]) -> dict[str, tuple[bool, int, int]]:
+    """Sort keys: gates and what they need, then the longest chain of stages below, then the order of the graph."""
+    below, opens = dict.fromkeys(nodes, 0), {key: node.stage.gate for key, node in nodes.items()}
     for node in reversed(list(nodes.values())):
         for key in node.after:
             below[key] = max(below[key], below[node.key] + 1)
-    return {key: (-below[key], place) for place, key in enumerate(nodes)}
+            opens[key] |= opens[node.key]
+    return {key: (not opens[key], -below[key], place) for place, key in enumerate(nodes)}
