@@ -87,7 +87,7 @@ def run_nodes(
     `nodes` come in dependency order. `start` begins a node and returns at once; `settle` takes a node
     that needs no process: it is up to date, a stage above it failed, or the run was stopped. `claim` may
     refuse a node for now, when another machine builds it. `drop` asks a running node to end, for a gate that failed:
-    whatever it leads to cannot be built any more.
+    no goal that it leads to can be reached any more.
     Once `stopped()`, nothing new starts.
     """
     waiting = {node.key: node for node in nodes}
@@ -125,7 +125,7 @@ def run_nodes(
                 slots.release(lease)
                 endings[key] = Ending(outcome, message, time.monotonic() - began, len(lease.devices))
                 if outcome is Outcome.FAILED and every[key].stage.gate:
-                    for lost in _leading_nowhere_else(every, key):
+                    for lost in _without_a_goal(every, key):
                         if lost in running:
                             drop(every[lost], every[key])
                         elif waiting.pop(lost, None) is not None:
@@ -134,20 +134,16 @@ def run_nodes(
     return endings
 
 
-def _leading_nowhere_else(nodes: Mapping[str, Node], failed: str) -> list[str]:
-    """The nodes from which only such ends of the graph can be reached as need `failed`, in dependency order."""
-    below: dict[str, set[str]] = {key: set() for key in nodes}
-    for node in nodes.values():
-        for key in node.after:
-            below[key].add(node.key)
-    needs = {failed}
-    ends: dict[str, set[str]] = {}
+def _without_a_goal(nodes: Mapping[str, Node], failed: str) -> list[str]:
+    """The nodes that do not need `failed` but all of whose goals do, in dependency order."""
+    lost, goals = {failed}, {key: {key} if node.stage.goal else set() for key, node in nodes.items()}
     for key, node in nodes.items():
-        if needs.intersection(node.after):
-            needs.add(key)
-    for key in reversed(list(nodes)):
-        ends[key] = set().union(*(ends[next_] for next_ in below[key])) or {key}
-    return [key for key in nodes if key not in needs and ends[key] <= needs]
+        if lost.intersection(node.after):
+            lost.add(key)
+    for node in reversed(list(nodes.values())):
+        for key in node.after:
+            goals[key] |= goals[node.key]
+    return [key for key in nodes if key not in lost and goals[key] and goals[key] <= lost]
 
 
 def _settled(node: Node, endings: Mapping[str, Ending], stopped: bool) -> Outcome | None:

@@ -15,8 +15,8 @@ from tasks.leases import Lease, Slots
 from tasks.schedule import Ending, Finish, Node, Outcome, run_nodes
 
 
-def node(name: str, *after: str, changed: bool = True, gpus: int = 0, gate: bool = False) -> Node:
-    stage = Stage(name, after, (), (), (), gpus, retries=0, retry_delay_s=0.0, key=name, gate=gate)
+def node(name: str, *after: str, changed: bool = True, gpus: int = 0, **meta: bool) -> Node:
+    stage = Stage(name, after, (), (), (), gpus, retries=0, retry_delay_s=0.0, key=name, **meta)
     return Node(name, stage, "here", after, changed)
 
 
@@ -82,7 +82,7 @@ def family(*students: str) -> list[Node]:
     nodes = [node("base@t", gate=True), node("teacher", "base@t"), node("answers", "teacher"), node("rows")]
     for name in students:
         nodes += [node(f"base@{name}", "rows", gate=True), node(f"kd@{name}", f"base@{name}", "teacher")]
-        nodes.append(node(f"results@{name}", f"kd@{name}", "answers"))
+        nodes.append(node(f"results@{name}", f"kd@{name}", "answers", goal=True))
     return [*nodes, node("report", *(f"results@{name}" for name in students))]
 
 
