@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from distill.generation.cache import CachedModel
-from distill.generation.decode import left_pad, similar_lengths
+from distill.generation.decode import similar_lengths
+from distill.generation.frontier import left_pad
 from distill.models.parts import head
 from distill.objectives.minillm.objective import MiniLLM
 from distill.on_policy.loop import OnPolicyRun

@@ -18,7 +18,8 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from benchmarks.cycle_workload import END, Workload
-from distill.generation.decode import left_pad, sample_responses, similar_lengths
+from distill.generation.decode import sample_responses, similar_lengths
+from distill.generation.frontier import left_pad
 from distill.project.randomness import key
 
 BATCH = 64

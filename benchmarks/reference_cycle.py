@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from distill.generation.decode import inverse_cdf, left_pad, uniforms
+from distill.generation.decode import inverse_cdf, uniforms
+from distill.generation.frontier import left_pad
 from distill.objectives.minillm.settings import MiniLLMSettings
 from distill.on_policy.rollouts import prompt_stream
 from distill.on_policy.schedule import learning_rate

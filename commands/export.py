@@ -19,13 +19,14 @@ from distill.project.references import ModelReference
 from distill.project.settings import lookup, read_yaml
 from distill.project.table import PARAMS, profile_path, read_table
 from distill.scoring.names import TEACHER
+from distill.scoring.stored import read_metrics
 from distill.sharing.card import CardOrigin, write_card
 from distill.sharing.hub import push, require_token
 
 
 def main() -> None:
     """Write the folder and, when asked to, push it."""
-    parser = argparse.ArgumentParser(prog="python -m commands.export", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m commands.export", description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("student")
     parser.add_argument("method", help="a method of params.yaml, or teacher")
     parser.add_argument("--to", type=Path, help="folder to write (exports/<student>-<method>)")
@@ -83,7 +84,7 @@ def export(student: str, method: str, folder: Path, dtype: str | None) -> None:
         base=base,
         meta=meta,
         run=read_json(record) if record.is_file() else {},
-        results=read_json(results) if results.is_file() else {},
+        results=read_metrics(results) if results.is_file() else {},
         data=recipe["data"],
         sets={name: _described(name) for name in table.datasets},
         sampling=sampling.model_dump(),

@@ -22,13 +22,15 @@ from distill.text.examples import Example, read_documents
 
 def main() -> None:
     """Write runs/<who>/base."""
+    from distill.generation.probe import require_decodable, tell_slowness
     from distill.models.checkpoints import RunRecord, copy_tokenizer, save_checkpoint
     from distill.models.layers import cut, layer_count
     from distill.models.loading import initialise_model, load_model
     from distill.models.origins import REFERENCE_FILE
-    from distill.models.parts import require_plain_head, require_vocabulary
+    from distill.models.parts import require_vocabulary
     from distill.objectives import sft
     from distill.runs.evidence import Evidence
+    from distill.text.control_tokens import encode_documents
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
     from distill.training.settings import SupervisedSettings
     from distill.training.supervised import Lesson, train_supervised
@@ -45,10 +47,10 @@ def main() -> None:
     model = None
     if source is not None:
         # Seconds of loading now, rather than a failure after the teacher's hours.
-        require_same_tokenizer(tokenizer, load_tokenizer(source))
+        require_same_tokenizer(tokenizer, load_tokenizer(source), experiment.some_texts())
         model = load_model(source, experiment.dtype)
         require_vocabulary(model, tokenizer, str(source))
-        require_plain_head(model)
+        tell_slowness(str(source), require_decodable(model))
     if settings is None or (model is not None and not settings.is_cut):
         with fresh_dir(experiment.output) as aside:
             # null where all of this student's, or the teacher's, checkpoints come from elsewhere.
@@ -60,9 +62,10 @@ def main() -> None:
         else:
             assert settings.init is not None  # the settings hold exactly one of the two
             model = initialise_model(settings.init, tokenizer, key(experiment.seed, "weights", experiment.who) % 2**32)
+            tell_slowness(experiment.who, require_decodable(model))
         if settings.pretrain is not None:
             pretrain, corpus = settings.pretrain, experiment.data / "corpus.parquet"
-            ids = tokenizer(read_documents(corpus))["input_ids"]
+            ids = encode_documents(tokenizer, read_documents(corpus))
             examples = windows(ids, tokenizer.eos_token_id, pretrain, experiment.seed)
             scratch = Path(".resume") / experiment.name / experiment.fingerprint(settings, corpus)
             settings_of_training = SupervisedSettings(

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from distill.evaluation.guessing import LOOK_ROWS, FirstLook, guessing_loss, uniform_loss
 from distill.generation.validation import reference_loss
-from distill.models.parts import vocabulary_rows
+from distill.models.parts import head, rows_of
 from distill.parallel.processes import device
 from distill.project.files import read_json
 from distill.text.examples import Example, read_examples
@@ -37,7 +37,7 @@ def doubt_trained(experiment: Experiment, model: PreTrainedModel, loss: float) -
 
 
 def _look(loss: float, rows: list[Example], train: list[Example], model: PreTrainedModel) -> FirstLook:
-    vocabulary = vocabulary_rows(model)
+    vocabulary = rows_of(head(model))
     guessing = guessing_loss([row.response_ids for row in rows], vocabulary, (row.response_ids for row in train))
     return FirstLook(loss, guessing, uniform_loss(vocabulary), len(rows))
 

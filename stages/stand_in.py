@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
+from distill.generation.probe import require_decodable, tell_slowness
 from distill.models.checkpoints import Adapted, RunRecord, save_checkpoint
 from distill.models.loading import load_weights
 from distill.models.lora import read_adapter
 from distill.models.origins import origin
-from distill.models.parts import require_plain_head, require_vocabulary
+from distill.models.parts import require_vocabulary
 from distill.models.settings import LoraSettings, Taken
 from distill.parallel.processes import device
 from distill.project.files import fresh_dir, write_json
@@ -53,11 +54,11 @@ def _take(experiment: Experiment, taken: Taken, method: Mapping[str, str]) -> No
     record = RunRecord()
     tokenizer = experiment.tokenizer()
     found = origin(taken.source)
-    require_same_tokenizer(tokenizer, load_tokenizer(found.base))
+    require_same_tokenizer(tokenizer, load_tokenizer(found.base), experiment.some_texts())
     model = load_weights(found.base, experiment.dtype)
     torch.nn.Module.to(model, device())
     require_vocabulary(model, tokenizer, str(taken.source))
-    require_plain_head(model)
+    tell_slowness(str(taken.source), require_decodable(model))
     adapted = None
     if found.adapter is not None:
         read_adapter(model, found.adapter)

@@ -9,7 +9,7 @@ retries and a web page to watch, see flows/rebuild.py.
 from __future__ import annotations
 
 import argparse
-import json
+import errno
 import re
 import signal
 import sys
@@ -26,6 +26,8 @@ from tasks.graph import read_graph
 from tasks.leases import Lease, Slots, visible_devices
 from tasks.leftovers import clear_leftovers
 from tasks.locks import hold_clone
+from tasks.mappings import read_progress
+from tasks.own_results import prefer_own_results
 from tasks.processes import DVC, Command
 from tasks.schedule import BROKEN, MOVED, Finish, Node, Outcome, nodes_of, run_nodes
 
@@ -57,8 +59,7 @@ class Board:
     def advance(self, bar: TaskID, name: str, began: float) -> None:
         """Draw the stage's own progress, if it has written any since `began`."""
         note = Path(".resume/progress") / f"{name}.json"
-        if note.is_file() and note.stat().st_mtime >= began:
-            state = json.loads(note.read_text(encoding="utf-8"))
+        if note.is_file() and note.stat().st_mtime >= began and (state := read_progress(note)):
             shown = " ".join(f"{key} {state[key]:.3g}" for key in ("loss", "valid_rouge_l") if key in state)
             self.bars.update(bar, total=state["steps"], completed=state["step"], note=shown)
 
@@ -114,9 +115,9 @@ def main() -> int:
     with hold_clone(root, "none", say, stop.is_set) as clone:
         if clone is None:
             return 130
-        for sentence in clear_leftovers(root):
-            say(sentence)
         try:
+            for sentence in (*clear_leftovers(root), *prefer_own_results(root)):
+                say(sentence)
             graph = read_graph(root, arguments.targets)
         except RebuildError as error:
             say(f"error: {error}")
@@ -162,5 +163,17 @@ def summarise(outcomes: dict[str, Outcome], stopped: bool) -> int:
     return 0
 
 
+def guarded() -> int:
+    """The same; a clone that may not be written is answered with a sentence and exit code 2."""
+    try:
+        return main()
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        fix = "give this user the right to it, or work in a clone on a disk that can be written"
+        print(f"error: {error.filename}: {error.strerror}; {fix}", file=sys.stderr)
+        return 2
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded())

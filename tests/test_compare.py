@@ -177,6 +177,11 @@ def test_command_tells_settings_data_code_and_metrics(repository: Path) -> None:
         assert expected in told
 
 
+def test_an_interval_of_another_shape_is_none() -> None:
+    content = {"a": {"mean": 1, "ci95": [1]}, "b": {"mean": 2, "std": None}, "c": {"mean": 0, "std": 1}, "d": [{}]}
+    assert dict(values(content, "t")) == {"t.a": Value(1.0), "t.b": Value(2.0), "t.c": Value(0.0, (-1.96, 1.96))}
+
+
 def test_gate_fails_when_a_metric_got_worse(repository: Path) -> None:
     run(repository, sys.executable, "-m", "commands.compare", "HEAD", "--fail-if-worse", code=2)
 

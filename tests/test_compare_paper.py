@@ -96,6 +96,8 @@ def test_what_is_missing_is_said(project: Path) -> None:
     assert done.returncode == 2 and "results/opt-1b3.json does not exist; build it with `make repro`" in done.stderr
     write_json(project / "results/opt-1b3.json", {"sft": {"mine": {"rouge_l": score(1, 1)}}})
     assert "evaluated on none of the paper's sets" in command(project, "opt-1b3").stdout
+    write_json(project / "results/opt-1b3.json", [])
+    assert command(project, "opt-1b3").stderr.startswith("error: results/opt-1b3.json is damaged (it holds a list ")
 
 
 def test_the_table_is_whole(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ROW = {"instruction": "Say hello.", "output": "Hello."}
+ROWS = [{"instruction": f"Say hello {i // 2}.", "output": "Hello."} for i in range(10)]
 PROFILE = """\
 recipe:
   data:
@@ -34,7 +34,7 @@ def project(tmp_path: Path) -> Path:
         (tmp_path / folder).mkdir()
     (tmp_path / "profiles/mine.yaml").write_text(PROFILE)
     (tmp_path / "evalsets/own.yaml").write_text("description: Mine.\nlicence: mine\n")
-    (tmp_path / "rows/train.jsonl").write_text((json.dumps(ROW) + "\n") * 10)
+    (tmp_path / "rows/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return tmp_path
 
 
@@ -54,7 +54,8 @@ def test_prepare_prints_a_short_table_and_nothing_else(project: Path) -> None:
     lines = [line.split() for line in ran.stdout.splitlines() if line.strip()]
     assert ["rows", "read", "10", "2"] in lines
     assert ["moved", "to", "validation", "−2"] in lines
-    assert ["also", "in", "train", "2"] in lines
+    assert ["again", "in", "the", "same", "split", "4", "1"] in lines
+    assert "also in train" not in ran.stdout, "rows of one prompt stay together"
     assert len(lines) < 20
     made = {path.name for path in (project / "data/mine").iterdir()}
     assert made == {"train.parquet", "valid.parquet", "tokenizer", "report.json"}

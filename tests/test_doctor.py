@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from commands import doctor
 from commands.doctor_plan import placement
@@ -88,6 +90,23 @@ def test_a_sequence_longer_than_the_model_stops(examine: Callable[..., tuple[int
         "stop  small, length: 224 tokens of prompt and response, and the student has 100 positions; lower "
         "prompt.max_prompt_tokens or max_response_tokens in the profile\n"
     )
+
+
+def test_a_text_model_inside_another_stops_no_rebuild(examine: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    """61,552 parameters are no 149 GiB; and a shape that nobody can read is a warning."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "vocab_size": 300}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
+    config = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", **sizes, **heads}}
+    source = tmp_path / "source"
+    source.mkdir()
+    save_file({"weights": torch.zeros(61_552)}, source / "model.safetensors")
+    (source / "config.json").write_text(json.dumps(config))
+    small = replace(ROOMY, memory=4 * GIB, available=4 * GIB, disk=4 * GIB)
+    change = {"recipe__students__small__model": {"source": "source"}}
+    assert examine("--quick", machine=small, **change) == (0, "")
+    (source / "config.json").write_text("{}")
+    code, said = examine("--quick", machine=small)
+    assert (code, said) == (0, "warn  small, student: its shape cannot be read, so nothing is estimated\n")
 
 
 def test_a_row_longer_than_the_model_stops_too(examine: Callable[..., tuple[int, str]]) -> None:

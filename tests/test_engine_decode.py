@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from distill.generation.decode import Mixture, Response, left_pad, sample_responses
+from distill.generation.decode import Mixture, Response, sample_responses
+from distill.generation.frontier import left_pad
+from distill.generation.probe import way_of_decoding
 from distill.models.parts import backbone, head, require_plain_head, shared_vocabulary
 from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings
@@ -154,6 +156,7 @@ def test_dropout_and_training_mode_do_not_reach_the_decode() -> None:
 
 def passes(model: PreTrainedModel) -> list[tuple[int, int, bool]]:
     """(rows, columns, with a cache) of every pass of the model's backbone, as they happen."""
+    way_of_decoding(model)  # the probe's own passes are over
     seen: list[tuple[int, int, bool]] = []
 
     def note(_: torch.nn.Module, __: tuple[Any, ...], given: dict[str, Any]) -> None:
@@ -205,7 +208,8 @@ def first_rollouts(student: PreTrainedModel, teacher: PreTrainedModel, alpha: fl
 
 
 def sabotage(model: PreTrainedModel, how: str) -> None:
-    """Make the cached decode wrong, as a model would that ignores what it is given."""
+    """Make the cached decode wrong after the probe, as a model would that ignores what it is given."""
+    way_of_decoding(model)
 
     def wrong(_: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         if named.get("past_key_values") is None:

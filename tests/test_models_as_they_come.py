@@ -226,3 +226,19 @@ def test_pickled_weights_are_refused_before_anything_runs(tmp_path: Path, capsys
     message = refusal(in_folder(folder), capsys, check.main)
     assert "profiles/mini.yaml: recipe.teacher.model: teacher holds its weights as pickles" in message
     assert message.rstrip().endswith("by the command in docs/models.md, and name the new folder")
+
+
+def test_a_model_that_cannot_be_decoded_is_refused_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "project"
+    project(folder, "gpt2")
+    tiny_model("gemma2", vocabulary=264, dtype=torch.float32, final_logit_softcapping=30.0).save_pretrained(
+        folder / "student"
+    )
+    message = refusal(in_folder(folder), capsys, check.main)
+    assert "recipe.students.small.model: Gemma2ForCausalLM changes its logits after the output head" in message
+    edit(folder / MINI, "recipe.students.small.model", {"init": {"model_type": "bert", "hidden_size": 24}})
+    edit(folder / MINI, "recipe.tokenizer", {"source": "teacher"})
+    message = refusal(in_folder(folder), capsys, check.main)
+    assert "recipe.students.small.model.init: BertLMHeadModel changes its logits" in message

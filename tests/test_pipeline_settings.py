@@ -117,6 +117,9 @@ FAULTS: list[tuple[Path, str, Any, str]] = [
         "`trivia` has no evalsets/trivia.yaml; write it or use one of: toy_id",
     ),
     (PARAMS, "families.mini", "my/rows", "families.mini: my/rows does not exist; correct the path or fetch the data"),
+    (PARAMS, "families.mini", "~/rows", "families.mini: ~/rows does not exist; DVC knows no `~`; write the whole path"),
+    (PARAMS, "calibration", [], "calibration must name sets, e.g. toy_whether: distill/world; for none write"),
+    (PARAMS, "datasets", {"a" * 300: "data/x"}, "letters, digits, `_` and `-` only, 80 at most"),
     (PARAMS, "datasets.toy_id", "my/set.jsonl", "datasets.toy_id: my/set.jsonl does not exist; correct the path"),
     # names that DVC cannot take
     (PARAMS, "students", {"opt-1.3b": {"family": "mini"}}, "`opt-1.3b` may hold letters, digits, `_` and `-` only"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from distill.models.loading import fuse_activations
+from distill.preflight.models import counted_parameters, origin_findings, reference_origin
 from distill.preflight.shapes import KNOWN, known_shape, shape_of
+from distill.project.references import Reference
 from distill.project.settings import read_yaml
 
 D = 64
@@ -131,5 +134,55 @@ def test_an_adapter_is_as_large_as_peft_makes_it(name: str, targets: str | None)
 
 
 def test_an_unknown_architecture_counts_as_llama_and_says_so() -> None:
-    shape = shape_of({"model_type": "mystery", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4})
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 96}
+    shape = shape_of({"model_type": "mystery", **sizes})
     assert not shape.exact and shape.parameters > 0 and known_shape("me/mine") is None
+
+
+GEMMA3: dict[str, Any] = {
+    "text_config": LLAMA | {"model_type": "gemma3_text", "head_dim": 16, "tie_word_embeddings": True},
+    "vision_config": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+}
+
+
+def test_a_text_model_inside_another_is_read_and_counted(tmp_path: Path) -> None:
+    """Sizes from the section of the text model; parameters, the vision tower's too, from the files."""
+    model = make({"model_type": "gemma3", **GEMMA3})
+    model.save_pretrained(tmp_path, max_shard_size="50KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    shape = reference_origin(Reference(path=str(tmp_path)), {}).shape
+    assert shape is not None and not shape.exact
+    assert (shape.hidden, shape.layers, shape.heads, shape.kv_heads) == (D, 3, 4, 2)
+    assert (shape.vocabulary, shape.positions) == (96, 128)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    next(tmp_path.glob("*.safetensors")).unlink()
+    assert counted_parameters(tmp_path) is None, "a shard is missing"
+
+
+def test_settings_that_are_left_out_are_the_librarys() -> None:
+    """As the published files of such models have it: heads and vocabulary are defaults."""
+    given = {"text_config": {"hidden_size": 2560, "num_hidden_layers": 34, "model_type": "gemma3_text"}}
+    shape = shape_of({"model_type": "gemma3", **given, "vision_config": {"hidden_size": 1152}})
+    text = AutoConfig.for_model("gemma3", **given).text_config
+    assert (shape.hidden, shape.layers, shape.vocabulary) == (2560, 34, text.vocab_size)
+    assert (shape.heads, shape.head_width) == (text.num_attention_heads, text.head_dim)
+
+
+def test_a_formula_that_does_not_fit_gives_way_to_the_count() -> None:
+    """OPT with embeddings narrower than the model; buffers in a file (GPT-2's masks) change nothing."""
+    narrow = OPT | {"word_embed_proj_dim": 8, "vocab_size": 9600}
+    count = sum(p.numel() for p in make(narrow).parameters())
+    assert shape_of(narrow).parameters > 2 * count, "the formula"
+    assert shape_of(narrow, count).parameters == count and not shape_of(narrow, count).exact
+    plain = shape_of(GPT2)
+    assert shape_of(GPT2, plain.parameters * 11 // 10) == plain
+
+
+@pytest.mark.parametrize("config", ["[", "{}", '{"model_type": "nonesuch"}', '{"model_type": "vit"}'])
+def test_a_shape_that_cannot_be_read_is_no_shape(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "model.safetensors").write_bytes(b"no such file")
+    found = reference_origin(Reference(path=str(tmp_path)), {})
+    assert found.shape is None and found.where == "here"
+    said = origin_findings({"student": found}, {}, ask=False)
+    assert [(finding.level, finding.subject) for finding in said] == [("warn", "student"), ("ok", "hub")]

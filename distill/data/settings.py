@@ -12,6 +12,7 @@ from distill.data.rows import Fields
 from distill.data.sources import Source
 from distill.data.tables import OnBadRow
 from distill.project.settings import Settings
+from distill.text.words import PAPER, Words
 from distill.world import WorldSettings
 
 
@@ -34,6 +35,8 @@ class DataSettings(Settings):
     """A malformed row stops preparation (`error`), or is left out and counted (`skip`)."""
     corpus: CorpusSource | None = None
     """Plain text for pre-training and for the language-modelling loss."""
+    rouge: Words = PAPER
+    """Words of Rouge-L in validation: the paper's, a-z and 0-9 alone, or `unicode`, those of any script."""
     rows: RowLimits = RowLimits()
     """Limits on the training rows of teacher and students."""
 

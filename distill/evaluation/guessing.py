@@ -73,7 +73,7 @@ class FirstLook:
         if not self.loss < self.guessing:
             return (
                 f"no better than guessing from the frequencies of tokens: {self.told()}; it writes babble until it is "
-                "trained for long: take another model, cut other layers, or give it `pretrain` (docs/models.md)"
+                "trained for long: give it more `pretrain`, cut other layers, or take another model (docs/models.md)"
             )
         if teacher is not None and self.loss < teacher:
             return (

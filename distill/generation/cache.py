@@ -1,19 +1,21 @@
-"""A model's key-value cache during a decode, on top of transformers' own.
+"""A model's cache during a decode, on top of transformers' own.
 
-It saves two copies of the stock cache. A token is appended in place: concatenating copies every key and value at every
-step. Rows that end give their places to the last rows: selecting copies all rows that stay.
+Keys and values save two copies of the stock cache. A token is appended in place: concatenating copies every key and
+value at every step. Rows that end give their places to the last rows: selecting copies all rows that stay. Windows and
+recurrent states are the stock cache's.
 
 Shapes: B batch, n tokens, H hidden.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from distill.models.parts import backbone
 
@@ -90,13 +92,25 @@ class CachedModel:
     """A model that advances over a batch token by token."""
 
     def __init__(self, model: PreTrainedModel, rows: int) -> None:
-        """Start on a batch of `rows` prompts."""
+        """Start on a batch of `rows` prompts.
+
+        Raises: TypeError when the backbone takes no cache.
+        """
         self.model = model
         self.cache = DynamicCache(config=model.config)
         # Windowed and recurrent layers hold more than keys and values: they stay as they are.
         self.growing = all(type(layer) is DynamicLayer for layer in self.cache.layers)
         if self.growing:
             self.cache.layers = [GrowingLayer(rows) for _ in self.cache.layers]
+        # Recurrent layers alone know no earlier columns, and take the mask of the tokens that are fed.
+        self.recurrent = not any(isinstance(layer, CacheLayerMixin) for layer in self.cache.layers)
+        taken = inspect.signature(backbone(model).forward).parameters
+        anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+        cache = "cache_params" if "cache_params" in taken else "past_key_values"
+        if cache not in taken and not anything:
+            raise TypeError("it takes no cache")
+        self.named_cache = {cache: self.cache}
+        self.takes_positions = anything or "position_ids" in taken
 
     def read(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """Feed the prompts [B, n]; return the hidden states of their last positions, [B, H]."""
@@ -107,13 +121,17 @@ class CachedModel:
 
     def advance(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """Feed `ids` [B, n] after the tokens fed before; return the last hidden states, [B, H]."""
-        out = backbone(self.model)(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=self.cache, use_cache=True
-        )
+        named: dict[str, Any] = {"position_ids": positions} if self.takes_positions else {}
+        seen = mask[:, -ids.shape[1] :] if self.recurrent else mask
+        out = backbone(self.model)(input_ids=ids, attention_mask=seen, use_cache=True, **named, **self.named_cache)
         # Prompts are padded on the left: the last column holds the last token of every row.
         hidden: Tensor = out.last_hidden_state[:, -1]
         return hidden
 
     def keep_rows(self, indices: Tensor) -> None:
         """Go on with the rows `indices` alone, in that order."""
-        self.cache.batch_select_indices(indices)
+        if self.growing:
+            self.cache.batch_select_indices(indices)
+        else:
+            # Of the two selections of the library the one that recurrent states know.
+            self.cache.reorder_cache(cast(torch.LongTensor, indices))

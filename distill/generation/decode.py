@@ -2,10 +2,11 @@
 
     p~(y_t | y_<t, x) = alpha * p(y_t | y_<t, x) + (1 - alpha) * q(y_t | y_<t, x)
 
-Both models advance with their own key-value caches over stock transformers models. Rows that have ended leave
-the batch. Each draw is the inverse of the mixture's cumulative distribution at a uniform number keyed by the
-example, so neither batch size nor row order changes what is drawn. Everything the method later needs about a
-token (both log-probabilities, KL(q||p) at its position, the teacher's hidden state) falls out of the decode.
+Both models advance over stock transformers models, with their own caches where these are exact
+(`distill.generation.probe`). Rows that have ended leave the batch. Each draw is the inverse of the mixture's
+cumulative distribution at a uniform number keyed by the example, so neither batch size nor row order changes what is
+drawn. Everything the method later needs about a token (both log-probabilities, KL(q||p) at its position, the teacher's
+hidden state) falls out of the decode.
 
 Shapes: B batch, P prompt, T response, V vocabulary, H hidden.
 """
@@ -21,7 +22,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distill.generation.cache import CachedModel
+from distill.generation.frontier import Frontier, places
+from distill.generation.probe import DecodingModel, decoding_model
 from distill.models.parts import head, precise, shared_vocabulary
 from distill.runs.out_of_memory import Fitting
 
@@ -167,16 +169,14 @@ class _Batch:
         vocabulary: int | None,
         keep: Keep,
     ) -> None:
-        self.student = CachedModel(model, len(prompts))
-        self.teacher = CachedModel(mixture.teacher, len(prompts)) if mixture else None
+        self.student = decoding_model(model, len(prompts))
+        self.teacher = decoding_model(mixture.teacher, len(prompts)) if mixture else None
         self.alpha = mixture.alpha if mixture else 0.0
         shared = shared_vocabulary(model, mixture.teacher if mixture else model)
         self.vocabulary = shared if vocabulary is None else min(shared, vocabulary)
         self.draws, self.eos_id, self.sampling = draws, eos_id, sampling
         self.keep = keep
-        self.ids, self.mask = left_pad(prompts, eos_id, model.device)
-        # The first real token has position 0, as it would without padding on its left; padding itself is masked.
-        self.positions = (self.mask.cumsum(-1) - 1).clamp(min=0)
+        self.front = Frontier(prompts, eos_id, model.device)
         self.rows = torch.arange(len(prompts), device=model.device)
         self.lengths = torch.zeros(len(prompts), dtype=torch.long, device=model.device)
         self.tokens = torch.zeros(draws.shape, dtype=torch.long, device=model.device)
@@ -220,11 +220,11 @@ class _Batch:
         self.tokens[self.rows, step] = tokens
         return tokens
 
-    def _advance(self, model: CachedModel, step: int) -> Tensor:
+    def _advance(self, model: DecodingModel, step: int) -> Tensor:
         feed = model.advance if step else model.read
-        return feed(self.ids, self.mask, self.positions)
+        return feed(self.front.ids, self.front.mask, self.front.positions)
 
-    def _logits(self, model: CachedModel, hidden: Tensor) -> Tensor:
+    def _logits(self, model: DecodingModel, hidden: Tensor) -> Tensor:
         """Scores [B, V] in float32 or better, whatever the model's own precision (trap 12)."""
         scores: Tensor = head(model.model)(hidden)
         # Cut before any softmax, so that both models are distributions over the same ids.
@@ -238,21 +238,15 @@ class _Batch:
     def _follow(self, tokens: Tensor) -> bool:
         """Make the drawn tokens the next input, without the rows they end; False when no row is left."""
         alive = tokens != self.eos_id
-        count = int(alive.sum())
-        if count < len(alive):
-            # The last rows take the places of those that ended, so that the caches copy only these.
-            index = torch.arange(count, device=alive.device)
-            index[~alive[:count]] = alive[count:].nonzero().squeeze(-1) + count
+        if not alive.all():
+            index = places(alive)
             for model in (self.student, self.teacher):
                 if model is not None:
                     model.keep_rows(index)
+            self.front.keep_rows(index)
             tokens, self.rows = tokens[index], self.rows[index]
-            self.mask, self.positions = self.mask[index], self.positions[index]
-        self.ids = tokens[:, None]
-        self.mask = torch.cat([self.mask, self.mask.new_ones(count, 1)], dim=-1)
-        # Each row goes on from its own last position, whatever the width of the batch.
-        self.positions = self.positions[:, -1:] + 1
-        return count > 0
+        self.front.append(tokens)
+        return len(tokens) > 0
 
     def _responses(self) -> list[Response]:
         lengths, tokens = self.lengths.tolist(), self.tokens.cpu()
@@ -283,14 +277,3 @@ class _Batch:
 def _pick(values: Tensor, tokens: Tensor) -> Tensor:
     """The entry of each row of `values` [B, V] at its token, [B]."""
     return values.gather(-1, tokens[:, None]).squeeze(-1)
-
-
-def left_pad(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids, mask), each [B, P]: the last token of every prompt in the last column; the mask comes from lengths."""
-    width = max(map(len, prompts))
-    ids = torch.full((len(prompts), width), pad_id)
-    mask = torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
-    return ids.to(device), mask.to(device)

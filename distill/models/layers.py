@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from distill.models.settings import spans
 from distill.project.errors import ModelError
 
 
@@ -60,17 +61,6 @@ def cut(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     if model.generation_config is not None:
         short.generation_config = copy.deepcopy(model.generation_config)
     return short.train(model.training)
-
-
-def spans(indices: Sequence[int]) -> str:
-    """Numbers as they are written in `keep_layers`, e.g. `0-9, 20-29`."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _prefix(model: PreTrainedModel, count: int) -> str:

@@ -40,7 +40,7 @@ def origin(source: Reference | Path) -> Origin:
     if reference.path is None or not (Path(reference.path) / REFERENCE_FILE).is_file():
         return Origin(reference)
     folder = Path(reference.path)
-    content = read_json(folder / REFERENCE_FILE)
+    content = read_json(folder / REFERENCE_FILE, shape=(dict, type(None)))
     if content is None:
         raise ModelError(
             f"{folder} stands for no model, because the profile gives none (`model: null`); give the model to train "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -33,6 +34,17 @@ def _layer_numbers(content: Any) -> Any:
     if numbers != sorted(set(numbers)):
         raise ValueError("give each layer once, in the order of the model")
     return tuple(numbers)
+
+
+def spans(indices: Sequence[int]) -> str:
+    """Numbers as they are written in `keep_layers`, e.g. `0-9, 20-29`."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 LayerNumbers = Annotated[tuple[int, ...], BeforeValidator(_layer_numbers), Field(min_length=1)]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 from distill.models.origins import require_weights
 from distill.models.settings import ModelSettings
 from distill.models.stored import configuration
+from distill.preflight.decoding import undecodable
 from distill.preflight.findings import Finding
 from distill.preflight.shapes import Shape, known_shape, shape_of
-from distill.project.errors import ModelError
+from distill.project.errors import ModelError, SettingsError
+from distill.project.network import connection
 from distill.project.references import Reference
 
 _SECONDS = 5.0
@@ -28,28 +31,87 @@ class PlannedModel:
     shape: Shape | None
     where: Literal["fresh", "here", "hub", "missing"]
     """Made by this project, on this disk, to be fetched, or a missing folder."""
+    folder: Path | None = None
+    """Of its config.json, if that is here."""
 
 
 def origin_of(settings: ModelSettings, vocabulary: int, environment: Mapping[str, str]) -> PlannedModel:
     """The origin that a profile's model section names; `vocabulary` is that of the family's tokenizer."""
     if settings.init is not None:
-        return PlannedModel("fresh", shape_of({"vocab_size": vocabulary, **settings.init}), "fresh")
+        return PlannedModel("fresh", _shape({"vocab_size": vocabulary, **settings.init}, None), "fresh")
     assert settings.source is not None  # the settings hold exactly one of the two
-    return reference_origin(settings.source, environment)
+    whole = reference_origin(settings.source, environment)
+    if whole.shape is None or not settings.is_cut:
+        return whole
+    kept = settings.kept_layers(whole.shape.layers)
+    return replace(
+        whole, name=f"{whole.name}, {len(kept)} of {whole.shape.layers} layers", shape=whole.shape.cut(len(kept))
+    )
+
+
+def layer_fault(settings: ModelSettings, environment: Mapping[str, str]) -> str | None:
+    """Why a source cannot be cut as the settings say; None where it can, or nobody knows its layers yet."""
+    if settings.source is None or not settings.is_cut:
+        return None
+    shape = reference_origin(settings.source, environment).shape
+    if shape is None:
+        return None
+    kept = settings.kept_layers(shape.layers)
+    if not kept:
+        return f"none of the {shape.layers} layers would be left; keep one at least"
+    if kept[-1] >= shape.layers:
+        return f"{settings.source} has the layers 0 to {shape.layers - 1} and no layer {kept[-1]}; correct the number"
+    return None
 
 
 def reference_origin(reference: Reference, environment: Mapping[str, str]) -> PlannedModel:
     """The origin of a folder or a hub id."""
     folder = snapshot(reference, environment)
     if folder is not None and (folder / "config.json").is_file():
-        config = configuration(Reference(path=str(folder)))
+        # Empty where it cannot be read, which the stage that loads it says.
+        config = configuration(Reference(path=str(folder))) or None
         whole = any(folder.glob("*.safetensors"))
-        return PlannedModel(
-            str(reference), shape_of(config), "here" if whole else "hub" if reference.hub else "missing"
-        )
+        shape = _shape(config, counted_parameters(folder))
+        where: Literal["here", "hub", "missing"] = "here" if whole else "hub" if reference.hub else "missing"
+        return PlannedModel(str(reference), shape, where, folder)
     if reference.path is not None:
         return PlannedModel(str(reference), None, "missing")
     return PlannedModel(str(reference), known_shape(reference.name), "hub")
+
+
+def _shape(config: object, counted: int | None) -> Shape | None:
+    """The shape, None where nobody can tell: a stage may well train what cannot be estimated."""
+    if not isinstance(config, Mapping) or "model_type" not in config:
+        return None
+    try:
+        return shape_of(config, counted)
+    except Exception:  # noqa: BLE001  transformers' own classes refuse a value in a way of their own
+        return None
+
+
+def counted_parameters(folder: Path) -> int | None:
+    """The numbers that the safetensors files of a folder hold; None where some are absent, or packed in integers.
+
+    Only the headers are read: a length of eight bytes, and JSON with the type and shape of each tensor.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    try:
+        if index.is_file():
+            files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        tensors: list[dict[str, Any]] = []
+        for file in files:
+            with file.open("rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+                # Larger than any header: no safetensors file.
+                if length > 2**27:
+                    return None
+                tensors += [value for name, value in json.loads(stream.read(length)).items() if name != "__metadata__"]
+        whole_numbers = any(not str(tensor["dtype"]).startswith(("F", "BF")) for tensor in tensors)
+        count = sum(prod(tensor["shape"]) for tensor in tensors)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return count if count and not whole_numbers else None
 
 
 def snapshot(reference: Reference, environment: Mapping[str, str]) -> Path | None:
@@ -84,6 +146,13 @@ def origin_findings(origins: Mapping[str, PlannedModel], environment: Mapping[st
     ]
     unknown = [role for role, origin in origins.items() if origin.shape is not None and not origin.shape.exact]
     found += [Finding("ok", role, "an architecture unknown to the estimates, taken for LLaMA's") for role in unknown]
+    unread = [role for role, origin in origins.items() if origin.shape is None and origin.where in ("fresh", "here")]
+    found += [Finding("warn", role, "its shape cannot be read, so nothing is estimated") for role in unread]
+    if ask:
+        # The shipped architectures are known; another one takes seconds.
+        look = {role: o.folder for role, o in origins.items() if o.folder and not (o.shape and o.shape.exact)}
+        faults = {role: undecodable(Reference(path=str(folder))) for role, folder in look.items()}
+        found += [Finding("stop", role, fault) for role, fault in faults.items() if fault is not None]
     wanted = sorted({origin.name for origin in origins.values() if origin.where == "hub"})
     if not wanted:
         return [*found, Finding("ok", "hub", "nothing to fetch")]
@@ -128,6 +197,6 @@ def _answers(url: str) -> bool:
     from httpx import HTTPError, head
 
     try:
-        return not head(url, timeout=_SECONDS, follow_redirects=True).is_server_error
-    except HTTPError:
+        return not head(url, timeout=_SECONDS, follow_redirects=True, **connection(url)).is_server_error
+    except (HTTPError, SettingsError):  # no proxy that can be used reaches no hub either
         return False

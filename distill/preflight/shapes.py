@@ -1,13 +1,14 @@
 """The shape of a causal language model, from its config.json alone: parameters, activations and operations.
 
-It needs no torch and no weights, so a model can be judged before it is fetched. Exact for GPT-2, OPT, LLaMA and Qwen2
-(tests compare it with the models); another architecture counts as LLaMA's, and the report says so.
+It needs no weights, so a model can be judged before it is fetched. Exact for GPT-2, OPT, LLaMA and Qwen2 (tests compare
+it with the models). Another architecture counts as LLaMA's, with the parameters that its files hold if they are here;
+the report says so, and nothing is stopped by it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from distill.project.settings import read_yaml
 
 KNOWN = Path(__file__).with_name("known_shapes.yaml")
 
-_FAMILIES = ("gpt2", "opt", "llama", "qwen2")
+# Architectures whose formulas are exact.
+FAMILIES = ("gpt2", "opt", "llama", "qwen2")
 # transformers' own defaults, where a config leaves a value out.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257},
@@ -26,6 +28,16 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "qwen2": {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32}
     | {"intermediate_size": 22016, "max_position_embeddings": 32768, "vocab_size": 151936},
 }
+# The settings without which a shape would be a guess, under every name they go by in config.json.
+_NEEDED = (
+    ("hidden_size", "n_embd", "d_model"),
+    ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    ("vocab_size",),
+)
+_UNBOUNDED = 2**31
+# A family's own config.json, with settings that its formula leaves out, may hold another number of parameters; files
+# also hold buffers (GPT-2: 10 %).
+_SAME = 0.25
 # Dropout on the residual stream, attention dropout: transformers' defaults.
 _DROPOUT = {"gpt2": (0.1, 0.1), "opt": (0.1, 0.0)}
 
@@ -50,11 +62,13 @@ class Shape:
     dropout: bool = False
     """Masks of dropout are kept in training."""
     attention_dropout: bool = False
+    counted: int | None = None
+    """Parameters in the model's files, where they are not what the formula of its kind says."""
 
     @property
     def exact(self) -> bool:
-        """Whether the architecture is a known one."""
-        return self.kind in _FAMILIES
+        """Whether the formulas are those of the architecture."""
+        return self.kind in FAMILIES and self.counted is None
 
     @property
     def embedding(self) -> int:
@@ -64,7 +78,14 @@ class Shape:
     @property
     def parameters(self) -> int:
         """All parameters."""
+        if self.counted is not None:
+            return self.counted
         return self.embedding * (1 if self.tied else 2) + self._positions + self.layers * self._layer + self._last
+
+    def cut(self, layers: int) -> Shape:
+        """The same model with so many of its layers."""
+        counted = None if self.counted is None else self.counted - (self.layers - layers) * self._layer
+        return replace(self, layers=layers, counted=counted)
 
     @property
     def _positions(self) -> int:
@@ -79,6 +100,8 @@ class Shape:
     @property
     def _layer(self) -> int:
         d, f = self.hidden, self.ffn
+        if self.counted is not None:
+            return max(0, self.counted - self.embedding * (1 if self.tied else 2)) // self.layers
         if self.kind in ("gpt2", "opt"):
             # Four square projections and two of the feed-forward part, with biases, then two layer norms.
             return 4 * (d * d + d) + 2 * d * f + f + d + 4 * d
@@ -127,10 +150,53 @@ class Shape:
         return body + (2 * self.embedding if head else 0)
 
 
-def shape_of(config: Mapping[str, Any]) -> Shape:
-    """The shape that a config.json, or a profile's `model.init`, describes."""
+def shape_of(config: Mapping[str, Any], counted: int | None = None) -> Shape:
+    """The shape that a config.json, or a profile's `model.init`, describes; `counted` parameters are in the files.
+
+    Settings of a text model inside a larger one are read there.
+
+    Raises: ValueError when it describes no language model that can be read.
+    """
+    inner = _text_settings(config)
+    try:
+        if str(inner.get("model_type", "llama")) in FAMILIES:
+            shape = _family_shape(inner)
+        else:
+            shape = _other_shape(_whole(config, inner))
+    except (AttributeError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise ValueError(f"no shape of a language model ({type(error).__name__}: {error})") from None
+    if counted is None or (shape.exact and abs(shape.parameters - counted) <= _SAME * counted):
+        return shape
+    return replace(shape, counted=counted)
+
+
+def _text_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a configuration that describes the text model: the whole, or the section that has a vocabulary."""
+    if any(name in config for name in _NEEDED[0]):
+        return config
+    sections = {name: value for name, value in config.items() if isinstance(value, Mapping)}
+    found = [value for value in sections.values() if "vocab_size" in value]
+    found += [value for name, value in sections.items() if "text" in name]
+    return {**{name: value for name, value in config.items() if name not in sections}, **found[0]} if found else config
+
+
+def _whole(config: Mapping[str, Any], inner: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The text model's settings with those that config.json leaves to transformers' own defaults."""
+    if all(any(inner.get(name) is not None for name in names) for names in _NEEDED) and "num_attention_heads" in inner:
+        return inner
+    # Late: it takes seconds, and only a model of another architecture asks for it.
+    from transformers import AutoConfig
+
+    settings = {name: value for name, value in config.items() if name != "model_type"}
+    text = AutoConfig.for_model(str(config.get("model_type", "llama")), **settings).get_text_config(decoder=True)
+    named = {names[0]: getattr(text, names[0], None) for names in _NEEDED}
+    named["num_attention_heads"] = getattr(text, "num_attention_heads", None)
+    return {**text.to_dict(), **named}
+
+
+def _family_shape(config: Mapping[str, Any]) -> Shape:
     kind = str(config.get("model_type", "llama"))
-    given = {**_DEFAULTS.get(kind, _DEFAULTS["llama"]), **{k: v for k, v in config.items() if v is not None}}
+    given = {**_DEFAULTS[kind], **{k: v for k, v in config.items() if v is not None}}
     hidden = int(given["n_embd"] if kind == "gpt2" else given["hidden_size"])
     heads = int(given["n_head"] if kind == "gpt2" else given["num_attention_heads"])
     ffn = {"gpt2": given.get("n_inner") or 4 * hidden, "opt": given.get("ffn_dim")}.get(kind) or given.get(
@@ -152,6 +218,36 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
         tied=bool(given.get("tie_word_embeddings", kind in ("gpt2", "opt"))),
         dropout=residual > 0,
         attention_dropout=attention > 0,
+    )
+
+
+def _other_shape(given: Mapping[str, Any]) -> Shape:
+    """A shape as LLaMA's from whatever of its numbers another architecture has."""
+
+    def number(names: tuple[str, ...], otherwise: int) -> int:
+        for name in names:
+            value = given.get(name)
+            value = max(value) if isinstance(value, list) and value else value  # one for each layer
+            if isinstance(value, int) and value > 0:
+                return value
+        return otherwise
+
+    hidden, layers, vocabulary = (number(names, 0) for names in _NEEDED)
+    if not (hidden and layers and vocabulary):
+        raise KeyError("hidden_size, num_hidden_layers, vocab_size")
+    heads = number(("num_attention_heads", "n_head", "n_heads", "num_heads"), 1)
+    return Shape(
+        kind=str(given.get("model_type", "llama")),
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=number(("num_key_value_heads",), heads),
+        head_width=number(("head_dim",), max(1, hidden // heads)),
+        ffn=number(("intermediate_size", "n_inner", "ffn_dim", "d_ff"), 4 * hidden),
+        vocabulary=vocabulary,
+        # Recurrent models have none.
+        positions=number(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"), _UNBOUNDED),
+        tied=bool(given.get("tie_word_embeddings", False)),
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from distill.project.errors import ModelError
 from distill.project.settings import Settings
@@ -28,7 +29,12 @@ class Reference(Settings):
     unpinned: bool = False
     """Accept a branch or tag as `revision`: it may move, and the same settings then give another model."""
     path: str | None = None
-    """Local folder written by `save_pretrained`."""
+    """Local folder written by `save_pretrained`; `~` stands for the home folder."""
+
+    @field_validator("path")
+    @classmethod
+    def _at_home(cls, path: str | None) -> str | None:
+        return None if path is None else os.path.expanduser(path)  # noqa: PTH111  (no HOME is no fault)
 
     @model_validator(mode="before")
     @classmethod

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.scoring.names import TEACHER, label
+from distill.scoring.spread import with_spread
+from distill.text.words import rouge_name
 
 # Markdown in a prompt template may hold three backticks, hardly four tildes.
 _FENCE = "~~~~"
@@ -71,7 +73,7 @@ def front_matter(origin: CardOrigin) -> str:
             dataset_type=name,
             dataset_name=name,
             metric_type="rougeL",
-            metric_name="Rouge-L",
+            metric_name=rouge_name(cell["rouge_l"].get("words")),
             metric_value=cell["rouge_l"]["mean"],
         )
         for name, cell in _cells(origin, origin.method).items()
@@ -135,17 +137,18 @@ def _results(origin: CardOrigin) -> str:
     own, teacher = _cells(origin, origin.method), _cells(origin, TEACHER)
     if not own:
         return f"`{origin.method}` was not evaluated."
-    lines = ["| | Rouge-L | 95 % interval | teacher's | exact match, % |", "|---|---:|---:|---:|---:|"]
+    words = next(iter({cell["rouge_l"].get("words") for cell in own.values()} - {None}), None)
+    lines = [f"| | {rouge_name(words)} | 95 % interval | teacher's | exact match, % |", "|---|---:|---:|---:|---:|"]
     for name, cell in own.items():
         score = cell["rouge_l"]
         low, high = score["ci95"]
         above = f"{teacher[name]['rouge_l']['mean']:.1f}" if name in teacher else "–"
         exact = f"{cell['exact_match']['mean']:.1f}" if "exact_match" in cell else "–"
-        lines.append(
-            f"| {name} | {score['mean']:.1f} ± {score['std']:.1f} | {low:.1f} to {high:.1f} | {above} | {exact} |"
-        )
+        lines.append(f"| {name} | {with_spread(score, 1)} | {low:.1f} to {high:.1f} | {above} | {exact} |")
+    several = any(len(cell["rouge_l"].get("per_seed", ())) > 1 for cell in own.values())
     lines.append(
-        "\nMean ± standard deviation over sampling seeds; the interval is a bootstrap over prompts and seeds, for this "
+        ("\nMean ± standard deviation over sampling seeds" if several else "\nOf one sampling seed")
+        + "; the interval is a bootstrap over prompts and seeds, for this "
         "one trained model. Training again with another seed moves the numbers too.\n"
     )
     lines += [

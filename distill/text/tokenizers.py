@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -14,6 +14,16 @@ from distill.project.references import Reference, require_folder
 from distill.text.settings import TokenizerSettings
 
 END_OF_TEXT = "<|endoftext|>"
+
+# Case, accents (one sign, or two), forms of one letter, runs of spaces, line ends, numbers, other scripts, signs.
+_TELLING = (
+    "The QUICK Brown fox, it's 'quoted' -- \"don't\"; x_1 = f(a,b)!?",
+    "Größe, naïve café, cafe\u0301, ﬁne, Ａ１, İI, ǅ, ﷺ, ²½",
+    "  two  spaces\tand a tab\r\nand lines\n\n\n    code()  \n",
+    "1234567890 3.14159 1,000,000 2026-11-30 https://a.b/c?d=e",
+    "你好，世界。こんにちは नमस्ते สวัสดี مرحبا Привет 👍🏽 \u200b\u00a0\ufeff",
+    "end",
+)
 
 
 def build_tokenizer(settings: TokenizerSettings, texts: Iterable[str]) -> PreTrainedTokenizerBase:
@@ -109,10 +119,14 @@ def id_count(tokenizer: PreTrainedTokenizerBase) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
-def require_same_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> None:
-    """Refuse two tokenizers that disagree on any token; padded vocabulary rows beyond them do not matter.
+def require_same_tokenizer(
+    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, texts: Sequence[str] = ()
+) -> None:
+    """Refuse two tokenizers that disagree on any token, or that read a text differently.
 
-    Raises: ModelError naming differing tokens, and SeqKD as the method that still works.
+    Compared are every token's id, and the ids of texts that show a normaliser, of all tokens written out, and of
+    `texts` (rows of the user's). Padded vocabulary rows beyond the tokens do not matter.
+    Raises: ModelError naming what differs, and SeqKD as the method that still works.
     """
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     differing = [t for t in sorted(ours.keys() | theirs.keys()) if ours.get(t) != theirs.get(t)]
@@ -123,6 +137,33 @@ def require_same_tokenizer(teacher: PreTrainedTokenizerBase, student: PreTrained
             "compare distributions token by token and need one tokenizer; use a student of the teacher's "
             "family, or train this one by SeqKD in a family of its own (docs/models.md, Another tokenizer)"
         )
+
+    both = (teacher, student)
+    if all(each.is_fast for each in both) and len({each.backend_tokenizer.to_str() for each in both}) == 1:
+        return
+    told = [*_TELLING, *_written_out(teacher), *texts]
+    read = [tokenizer(told, add_special_tokens=False)["input_ids"] for tokenizer in both]
+    for text, first, second in zip(told, *read, strict=True):
+        if first != second:
+            raise ModelError(
+                "teacher and student tokenizers have the same tokens but read text differently "
+                f"({_first_difference(first, second)} in {text[:60]!r}); their normalisers, "
+                "pre-tokenizers or merges differ, so use models whose tokenizer.json is the same"
+            )
+
+
+def _written_out(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The text of all ordinary tokens, many at a time: what two lists of merges would make differently of it."""
+    marked = set(tokenizer.get_added_vocab().values())
+    ids = [index for index in sorted(tokenizer.get_vocab().values()) if index not in marked]
+    return [str(text) for text in tokenizer.batch_decode([ids[i : i + 64] for i in range(0, len(ids), 64)])]
+
+
+def _first_difference(first: Sequence[int], second: Sequence[int]) -> str:
+    place = 0
+    while first[place : place + 1] == second[place : place + 1]:
+        place += 1
+    return f"ids {list(first[place : place + 4])} and {list(second[place : place + 4])}"
 
 
 def _id(vocabulary: dict[str, int], token: str) -> str:
