@@ -94,6 +94,7 @@ def main() -> None:
             fields=placed.fields,
             corpus=None if given.corpus is None else str(given.corpus.resolve()),
             methods=tuple(methods),
+            notes=placed.lines,
         )
         write_text(new[0], profile_text(adoption))
         write_text(new[1], _evalset_text(given.name, placed))

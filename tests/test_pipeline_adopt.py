@@ -162,7 +162,8 @@ def test_conversations_are_found_and_no_prompt_is_on_both_sides(
     (root / "my.jsonl").write_text("".join(json.dumps({"id": "x", "chat": chat}) + "\n" for chat in 3 * chats))
     run(adopt.main, *SENTENCE, "--valid", "my.jsonl")
     said = capsys.readouterr().out
-    assert "of my.jsonl: 3 no answer left out, 30 system turns unused, 120 later turns unused" in said
+    counts = "of my.jsonl: 3 no answer left out, 30 system turns unused, 120 later turns unused"
+    assert counts in said and f"# {counts}" in (root / "profiles/mine.yaml").read_text()
     assert "ask what another asks; all rows of a prompt stay together" in said
     assert "validation rows ask what a training row asks" in said
     parts = {
