@@ -7,6 +7,7 @@ and keeps its traceback.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import signal
 import sys
@@ -61,6 +62,19 @@ class DivergedError(TrainingError):
 
 class Terminated(BaseException):
     """SIGTERM has arrived, as `KeyboardInterrupt` says that Ctrl-C was pressed."""
+
+
+def start_again_with_docstrings() -> None:
+    """Start this command anew where Python leaves docstrings out (-OO), without which transformers cannot be imported.
+
+    For a package that Python imports while it looks for the module to run: `sys.argv` holds the arguments alone.
+    """
+    if sys.flags.optimize < 2:
+        return
+    named = sys.orig_argv[-len(sys.argv)]  # the module, or `-OOmMODULE`
+    module = named.partition("m")[2] if named.startswith("-") else named
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}
+    os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], kept)
 
 
 def answer_early_interrupt() -> None:
