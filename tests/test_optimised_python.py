@@ -1,9 +1,10 @@
-"""Python without docstrings and asserts (PYTHONOPTIMIZE=2): every command still starts, and no assert is missed."""
+"""Python without docstrings and asserts (PYTHONOPTIMIZE=2): commands start again with them, and no assert is missed."""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from distill.project.errors import run_stage
 from tests.import_closure import ROOT
+from tests.tiny_pipeline import environment
 
 FOLDERS = ("stages", "commands", "tasks", "flows", "benchmarks")
 
@@ -35,6 +37,15 @@ def test_a_command_without_docstrings_starts(
         run_stage(module.main)
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("usage: ")
+
+
+@pytest.mark.parametrize("flags", [("-OO", "-m", "commands.show"), ("-OOm", "commands.show")])
+def test_a_command_starts_again_with_docstrings(flags: tuple[str, ...]) -> None:
+    # transformers cannot be imported without
+    command = [sys.executable, *flags, "--markdown", "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Show the results of every student" in done.stdout
 
 
 def test_nothing_is_read_off_a_docstring_that_may_be_none() -> None:
