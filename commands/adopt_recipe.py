@@ -17,6 +17,7 @@ from commands.methods import Method
 from distill.data.rows import Fields
 from distill.models.settings import spans
 from distill.project.references import Reference
+from distill.text.words import PAPER, Words
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class Adoption:
     corpus: str | None
     methods: tuple[Method, ...]
     """Those of params.yaml: each gets a section."""
+    words: Words = PAPER
+    """Words of Rouge-L."""
 
     @property
     def valid_rows(self) -> int:
@@ -149,6 +152,8 @@ def _data(adoption: Adoption) -> list[str]:
         lines.append(f"    fields: {flow(changed)}")
     if adoption.corpus is not None:
         lines.append(f"    corpus: {{path: {_quoted(adoption.corpus)}}}    # D_PT")
+    if adoption.words != PAPER:
+        lines.append(f"    rouge: {adoption.words}    # the paper's words, of a-z and 0-9, are too few in these rows")
     return [*lines, "    rows: {teacher: null, student: null}    # all", ""]
 
 
