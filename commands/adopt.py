@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.adopt_recipe import Adoption, flow, profile_text
-from commands.adopt_rows import PlacedRows, place_rows, read_given
+from commands.adopt_rows import PlacedRows, place_rows, read_given, words_of
 from commands.adopt_table import add_rows, former_results
 from commands.methods import read_methods
 from distill.project.errors import DataError, SettingsError, run_stage
@@ -26,6 +26,7 @@ from distill.project.files import write_text
 from distill.project.references import Reference
 from distill.project.settings import parse, read_yaml
 from distill.project.table import PARAMS
+from distill.text.words import PAPER, Words
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -79,6 +80,7 @@ def main() -> None:
         placed = place_rows(given.name, read, made)
         known = read_methods()
         methods = [known[name] for name in former["methods"] if name in known]
+        words, told = words_of([*read.train.rows, *(read.test.rows if read.test else ())])
         adoption = Adoption(
             name=given.name,
             teacher=models["teacher"],
@@ -95,9 +97,10 @@ def main() -> None:
             corpus=None if given.corpus is None else str(given.corpus.resolve()),
             methods=tuple(methods),
             notes=placed.lines,
+            words=words,
         )
         write_text(new[0], profile_text(adoption))
-        write_text(new[1], _evalset_text(given.name, placed))
+        write_text(new[1], _evalset_text(given.name, placed, words))
         add_rows(given.name, str(placed.family), str(placed.test), given.only)
         _check()
     except BaseException:
@@ -105,7 +108,7 @@ def main() -> None:
         _remove(made)
         raise
     left = _left_behind(former) if given.only else []
-    _tell(given.name, adoption, placed, [*looked.lines, *left], given.hours)
+    _tell(given.name, adoption, placed, [*told, *looked.lines, *left], given.hours)
 
 
 def _file(text: str) -> Path:
@@ -142,10 +145,12 @@ def _reference(role: str, text: str) -> Reference:
     return parse(text, Reference, f"--{role}")
 
 
-def _evalset_text(name: str, placed: PlacedRows) -> str:
+def _evalset_text(name: str, placed: PlacedRows, words: Words) -> str:
     lines = [f"description: Test rows of the family {name}.", "licence: that of its rows"]
     if changed := placed.fields.model_dump(exclude_defaults=True):
         lines.append(f"fields: {flow(changed)}")
+    if words != PAPER:
+        lines.append(f"rouge: {words}")
     return "\n".join(lines) + "\n"
 
 

@@ -17,6 +17,7 @@ from commands.methods import Method
 from distill.data.rows import Fields
 from distill.models.settings import spans
 from distill.project.references import Reference
+from distill.text.words import PAPER, Words
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ class Adoption:
     """Those of params.yaml: each gets a section."""
     notes: tuple[str, ...] = ()
     """What was left out of the user's files, since copies of them do not tell."""
+    words: Words = PAPER
+    """Words of Rouge-L."""
 
     @property
     def valid_rows(self) -> int:
@@ -152,6 +155,8 @@ def _data(adoption: Adoption) -> list[str]:
         lines.append(f"    fields: {flow(changed)}")
     if adoption.corpus is not None:
         lines.append(f"    corpus: {{path: {_quoted(adoption.corpus)}}}    # D_PT")
+    if adoption.words != PAPER:
+        lines.append(f"    rouge: {adoption.words}    # the paper's words, of a-z and 0-9, are too few in these rows")
     return [*lines, "    rows: {teacher: null, student: null}    # all", ""]
 
 

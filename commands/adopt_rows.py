@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from distill.project.errors import DataError
 from distill.project.files import write_jsonl
 from distill.project.settings import parse
+from distill.text.words import PAPER, Words, legibility
 
 if TYPE_CHECKING:
     from distill.data.rows import Fields, Row, Split
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _FEWEST_ROWS = 20
 _MOST_TEST_ROWS = 500
 _LOOKED_AT = 20
+_MOST_UNREAD = 0.1  # share of references; of more, Rouge-L is over words of any script
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,15 @@ class PlacedRows:
     """Those for validation included, unless they have a file of their own."""
     lines: tuple[str, ...]
     """What a person is told of the rows."""
+
+
+def words_of(rows: Sequence[Row]) -> tuple[Words, list[str]]:
+    """The words of Rouge-L that can read these rows, and what a person is told where they are not the paper's."""
+    found = legibility([row.references for row in rows])
+    if found.unread <= _MOST_UNREAD * found.texts:
+        return PAPER, []
+    told = f"Rouge-L   over Unicode words: the paper's cannot read {found.unread:,} of {found.texts:,} references"
+    return "unicode", [told]
 
 
 def read_given(data: Path, test: Path | None, valid: Path | None, names: str) -> GivenRows:

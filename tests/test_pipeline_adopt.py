@@ -223,6 +223,18 @@ def test_what_cannot_be_adopted_changes_nothing(
     assert content(root) == before
 
 
+def test_rows_in_other_scripts_get_words_that_rouge_can_read(
+    root: Path, run: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"instruction": f"问{i}", "output": f"是第{i}号。"} for i in range(60)]
+    (root / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(adopt.main, *SENTENCE)
+    said = capsys.readouterr().out
+    assert "Rouge-L   over Unicode words: the paper's cannot read 60 of 60 references" in said
+    assert read_yaml(root / "profiles/mine.yaml")["recipe"]["data"]["rouge"] == "unicode"
+    assert read_yaml(root / "evalsets/mine_test.yaml")["rouge"] == "unicode"
+
+
 def test_nothing_is_overwritten(root: Path, run: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     run(adopt.main, *SENTENCE)
     before = content(root)
