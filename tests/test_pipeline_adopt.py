@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from commands import adopt, check
+from commands import adopt, adopt_estimate, check
 from commands.adopt_models import Models
 from commands.adopt_recipe import SIZES, Adoption, profile_text, size_of
 from commands.methods import read_methods
@@ -43,6 +43,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer(CHAT).save_pretrained(root / name)
     (root / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return root
+
+
+@pytest.fixture(autouse=True)
+def rough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rough prices instead of measured ones, which take seconds."""
+    monkeypatch.setattr(adopt_estimate, "measured_here", lambda found, *_: found)
 
 
 @pytest.fixture
