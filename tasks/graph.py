@@ -107,8 +107,7 @@ def _stages(root: Path, targets: list[str]) -> tuple[dict[str, Stage], str | Non
         if "is not a git repository" in str(error):
             fix = "Run `git init`, or `dvc config --local core.no_scm true` to do without git."
         elif not isinstance(error, DvcException):
-            kind = type(error).__name__
-            fix = f"({kind}) `python -m commands.doctor --quick` may know why; or correct it until `dvc dag` works."
+            fix = f"That is a {type(error).__name__}; `python -m commands.doctor --quick` may know why."
         raise RebuildError(f"DVC cannot read the pipeline in {root}: {error}\n{fix}") from error
 
 

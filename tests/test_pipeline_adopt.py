@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from commands import adopt, check
+from commands import adopt, adopt_estimate, check
 from distill.project.settings import read_yaml
 from distill.text.tokenizers import learn_bpe
 from stages import base, evalset, prepare
@@ -39,6 +39,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer(CHAT).save_pretrained(root / name)
     (root / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return root
+
+
+@pytest.fixture(autouse=True)
+def rough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rough prices instead of measured ones, which take seconds."""
+    monkeypatch.setattr(adopt_estimate, "measured_here", lambda found, *_: found)
 
 
 @pytest.fixture
