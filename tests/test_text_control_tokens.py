@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from distill.prompting.control_tokens import control_tokens, encode_documents
 from distill.prompting.prompts import encode, encode_prompts, encode_rows, render
@@ -102,6 +102,14 @@ def test_merges_across_prompt_and_response_stay_beside_control_text() -> None:
     [(_, ids)] = encode(reader, PLAIN, ["<eos>hi"], ["o\nyo<end>"])
     assert [reader.decode([i]) for i in ids[:3]] == ["o", "\ny", "o"]
     assert reader.get_vocab()["<end>"] not in ids
+
+
+def test_a_tokenizer_without_a_tokenizer_json_keeps_text_too() -> None:
+    reader = ByT5Tokenizer()
+    own = settings(without_input="<pad>{instruction}")
+    [row] = encode_rows(reader, own, [render(own, "a</s>b", "")], ["<pad>"])
+    assert row.prompt_ids == [reader.pad_token_id, *(byte + 3 for byte in b"a</s>b")] and row.held_control_text
+    assert row.response_ids == [*(byte + 3 for byte in b"<pad>"), reader.eos_token_id]
 
 
 def test_the_audit_counts_such_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
