@@ -49,7 +49,9 @@ def cut(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     config = _shortened(model.config, count, kept)
     try:
         with torch.random.fork_rng(devices=[]):  # its first weights are thrown away; nothing else may notice the draw
-            short = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=model.dtype))
+            short = cast(
+                PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=False)
+            )
         short.load_state_dict(weights, strict=True, assign=True)
     except Exception as error:  # noqa: BLE001  every architecture refuses a configuration in a way of its own
         reason = " ".join(str(error).split())[:200].rstrip(".")

@@ -29,6 +29,8 @@ class DataSettings(Settings):
     """Without `valid`: number of rows to take out of the training rows, spread over the whole source."""
     test: Source | None = None
     """Rows of the evaluation set that stems from the same source, only to report duplicates with it."""
+    licence: str | None = None
+    """Licence of the rows, for the cards of exported models."""
     fields: Fields = Fields()
     """Names of the rows' fields."""
     on_bad_row: OnBadRow = "error"
