@@ -62,7 +62,8 @@ def cut(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     short.tie_weights()
     if model.generation_config is not None:
         short.generation_config = copy.deepcopy(model.generation_config)
-    return short.train(model.training)
+    short.train(model.training)
+    return short
 
 
 def _prefix(model: PreTrainedModel, count: int) -> str:
@@ -75,7 +76,7 @@ def _prefix(model: PreTrainedModel, count: int) -> str:
             f"{type(model).__name__} does not keep its {count} layers in one list, so it cannot be cut; give a student "
             "of its own"
         )
-    return outer[0]
+    return str(outer[0])
 
 
 def _shortened(config: PreTrainedConfig, count: int, kept: Sequence[int]) -> PreTrainedConfig:

@@ -127,7 +127,7 @@ def _read_as_text(
     if tokenizer.is_fast:
         return _copy_of(tokenizer, len(tokenizer), tuple(controls.items())).read(pieces, special)
     ids: list[int] = []
-    known = set(controls.values()) - {tokenizer.unk_token_id}
+    known = {token for token in controls.values() if token != tokenizer.unk_token_id}
     for piece in pieces:
         own = tokenizer(piece.text, add_special_tokens=False, split_special_tokens=not piece.template)["input_ids"]
         if not piece.template and any(token in known for token in own):
