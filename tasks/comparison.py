@@ -63,7 +63,11 @@ class PointComparison:
             for point in self.points
         ]
         short = [key.rpartition(".")[2].rpartition(":")[2] for key in settings]
-        return table(["point", *short, self.metric], rows, "No point was built.") + "\n"
+        drawn = table(["point", *short, self.metric], rows, "No point was built.") + "\n"
+        ranked = [value.mean for point in self.points if (value := self.numbers[point.name].get(self.metric))]
+        if len(ranked) > 1 and len(set(ranked)) == 1:
+            drawn += f"\nAll points have the same {self.metric}: it ranks none of them.\n"
+        return drawn
 
     def _settings(self) -> list[str]:
         return list(dict.fromkeys(key for point in self.points for key in point.settings))

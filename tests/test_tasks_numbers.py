@@ -280,6 +280,11 @@ def test_points_are_ranked_and_a_loss_the_other_way_round() -> None:
         "b": {"loss": MetricValue(1.0), "rouge_l": MetricValue(8.0)},
     }
     by_rouge = compare(Sweep("s", (), "rouge_l", points), numbers)
+    assert "ranks none" not in by_rouge.markdown()
+    flat = {name: {"rouge_l": MetricValue(0.0)} for name in numbers}
+    assert (
+        "All points have the same rouge_l: it ranks none" in compare(Sweep("s", (), "rouge_l", points), flat).markdown()
+    )
     assert [point.name for point in by_rouge.points] == ["a", "b"]
     assert by_rouge.csv().splitlines()[:2] == [
         "point,p:x,rouge_l,rouge_l.low,rouge_l.high,loss,loss.low,loss.high",
