@@ -188,7 +188,7 @@ FAULTS: list[tuple[tuple[str, ...], str]] = [
     (("--teacher", "Qwen/Qwen2.5-7B@main"), "`revision: main` may move; pin the 40 digits"),
     (("--teacher", "nowhere"), "the tokenizer folder nowhere does not exist"),
     (("--teacher", "other"), "train this one by SeqKD in a family of its own"),
-    (("--teacher", "no_model"), "no_model is no causal language model that can be read"),
+    (("--teacher", "no_model"), "no_model holds no model (no config.json)"),
     (("--data", "none.jsonl"), "none.jsonl does not exist; correct the path or put the file there"),
     (("--data", "few.jsonl"), "few.jsonl has 3 usable rows, too few to train, validate and test on; give more"),
     (("--fields", "output=answer"), "has no field for `output: answer`"),
