@@ -78,7 +78,7 @@ def largest_gap(model: PreTrainedModel) -> float:
             logits = model(input_ids=torch.tensor([prompt + response.ids])).logits[0, len(prompt) - 1 : -1]
         expected = logits.log_softmax(-1).gather(-1, torch.tensor(response.ids)[:, None]).squeeze(-1)
         gaps.append((response.logprobs - expected).abs().max().item())
-    return max(gaps)
+    return float(max(gaps))
 
 
 @pytest.mark.parametrize("architecture", EXACT)
