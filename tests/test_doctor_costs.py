@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from commands import doctor
 from commands.doctor_outlook import Outlook
 from commands.doctor_plan import Measured, Plan, StudentPlan
 from distill.data.settings import DataSettings
 from distill.data.sources import Source
-from distill.generation import validation
 from distill.preflight import speeds
 from distill.preflight.lengths import Lengths, counted_lengths, guessed_lengths
 from distill.preflight.machine import Machine
@@ -28,7 +26,6 @@ from distill.preflight.workload import Batches, Units, Work, sampling_work, supe
 from distill.project.table import StudentRow, Table
 from distill.text.settings import PromptSettings, TokenizerSettings, TrainedTokenizer
 from distill.training.settings import SupervisedSettings
-from tests.tiny_models import tiny_model
 
 GIB = 2**30
 SMALL = shape_of({"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "vocab_size": 50})
@@ -130,16 +127,7 @@ def test_rows_are_counted_before_they_are_prepared(tmp_path: Path) -> None:
     assert guessed.response == pytest.approx(13 / 4 + 1) and guessed.longest_response == 32
 
 
-def test_validation_forms_some_logits_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model("llama", vocabulary=40, width=16, dtype=torch.float32)
-    hidden, labels = torch.randn(33, 16), torch.arange(33)
-    whole = validation.label_logprobs(model, hidden, labels)
-    monkeypatch.setattr(validation, "LOGITS", 40 * 8)
-    widths: list[int] = []
-    plain = validation.precise
-    monkeypatch.setattr(validation, "precise", lambda logits: widths.append(len(logits)) or plain(logits))
-    torch.testing.assert_close(validation.label_logprobs(model, hidden, labels), whole)
-    assert widths == [8, 8, 8, 8, 1]
+def test_a_validation_is_estimated_with_some_logits_at_a_time() -> None:
     # The peak of a validation no longer grows with the decode batch times a real vocabulary.
     run = PlannedRun("rows", SMOL, None, 8, 256, 256, validated=1000)
     parts = estimate(run, Placement(decode_batch=64)).device["validation, loss"]

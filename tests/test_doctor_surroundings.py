@@ -6,11 +6,11 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from distill.preflight import surroundings
 from distill.preflight.machine import read_machine
 from distill.preflight.surroundings import surroundings_findings
 from distill.project.errors import forbidden_message, is_forbidden
@@ -51,7 +51,7 @@ def test_folders_that_cannot_be_written_stop(tmp_path: Path, monkeypatch: pytest
     def refuse(dir: Path) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(surroundings.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     assert "(Read-only file system); work in a clone on a disk that can be written" in levels(tmp_path)["clone"]
 
 

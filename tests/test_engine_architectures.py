@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -150,7 +150,7 @@ def test_a_config_is_enough_to_refuse(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("targets", [None, "all-linear"])
-def test_an_adapter_is_on_the_text_model_alone(targets: str | None) -> None:
+def test_an_adapter_is_on_the_text_model_alone(targets: Literal["all-linear"] | None) -> None:
     model = tiny("gemma3", EXACT["gemma3"][1])
     add_adapter(model, LoraSettings(targets=targets), 0)
     adapted = {name.partition(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name}

@@ -56,7 +56,8 @@ def licence_of(card: Mapping[str, Any]) -> str:
 
 def front_matter(path: Path | None) -> dict[str, Any]:
     """The YAML between the first two lines of dashes of a card; empty where there is none that can be read."""
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     try:
         text = "" if path is None else path.read_text(encoding="utf-8")
