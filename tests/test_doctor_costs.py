@@ -114,7 +114,7 @@ def test_rough_prices_tell_an_hour_from_a_week() -> None:
 
 
 def test_rows_are_counted_before_they_are_prepared(tmp_path: Path) -> None:
-    rows = [{"instruction": f"word {'again ' * (i % 5)}", "output": "the end of it"} for i in range(60)]
+    rows = [{"instruction": f"word {i} {'again ' * (i % 5)}", "output": "the end of it"} for i in range(60)]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = DataSettings(train=Source(path="mine.jsonl"), valid_rows=10)
     tokens = TokenizerSettings(train=TrainedTokenizer(vocab_size=258))

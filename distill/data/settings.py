@@ -7,11 +7,11 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from distill.data.corpus import CorpusSource
-from distill.runs.limits import RowLimits
 from distill.data.rows import Fields
 from distill.data.sources import Source
 from distill.data.tables import OnBadRow
 from distill.project.settings import Settings
+from distill.runs.limits import RowLimits
 from distill.text.words import PAPER, Words
 from distill.world import WorldSettings
 

@@ -14,7 +14,7 @@ from distill.generation.validation import decode_text
 from distill.models.loading import load_model
 from distill.models.settings import Dtype
 from distill.project.files import read_json
-from distill.prompting.prompts import encode_prompts, render
+from distill.prompting.prompts import encode_prompts, fit_prompts, render
 from distill.text.settings import PromptSettings
 from distill.text.tokenizers import load_tokenizer
 
