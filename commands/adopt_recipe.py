@@ -10,10 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from commands.adopt_look import Cut
 from commands.adopt_models import Models
+from commands.adopt_prompt import SHORT, Lengths, Prompt
 from commands.methods import Method
 from distill.data.rows import Fields
+from distill.models.settings import spans
 from distill.project.references import Reference
+from distill.text.words import PAPER, Words
 
 
 @dataclass(frozen=True)
@@ -26,18 +30,36 @@ class Size:
     epochs: int
     like: str
     micro_batch: int
+    gentle_rate: str
+    """For a model that follows instructions already; the paper has none. A fifth to a half of the other."""
 
 
 # The paper's line is at 1.3B: 20 epochs below it, 10 from there on. Rates within its ranges are the scripts'.
 SIZES = (
-    Size(0.2e9, "5e-4", 20, "GPT-2 120M", 16),
-    Size(1.2e9, "1e-4", 20, "GPT-2 340M and 760M", 8),
-    Size(4e9, "5e-5", 10, "GPT-2 1.5B, OPT 1.3B and 2.7B", 4),
-    Size(float("inf"), "1e-5", 10, "OPT 6.7B and 13B, LLaMA 7B and 13B", 2),
+    Size(0.2e9, "5e-4", 20, "GPT-2 120M", 16, "1e-4"),
+    Size(1.2e9, "1e-4", 20, "GPT-2 340M and 760M", 8, "5e-5"),
+    Size(4e9, "5e-5", 10, "GPT-2 1.5B, OPT 1.3B and 2.7B", 4, "1e-5"),
+    Size(float("inf"), "1e-5", 10, "OPT 6.7B and 13B, LLaMA 7B and 13B", 2, "5e-6"),
 )
+_GENTLE_EPOCHS = 3
+_MOST_VALID_ROWS = 1000
 
-_ALPACA = "Below is an instruction that describes a task"
-_ANSWER = "Write a response that appropriately completes the request."
+
+@dataclass(frozen=True)
+class Pace:
+    """Rate and epochs of a model's supervised training."""
+
+    rate: str
+    epochs: int
+    why: str
+
+
+def pace_of(parameters: int, instructed: bool) -> Pace:
+    """The paper's for a base model of that size; less of both for one that follows instructions already."""
+    size = size_of(parameters)
+    if instructed:
+        return Pace(size.gentle_rate, _GENTLE_EPOCHS, "a guess for a model that follows instructions already")
+    return Pace(size.rate, size.epochs, f"as {size.like} in the paper")
 
 
 @dataclass(frozen=True)
@@ -49,17 +71,38 @@ class Adoption:
     student: Reference
     finished_teacher: bool
     models: Models
+    cut: Cut | None
+    """How the student is cut from its model."""
+    prompt: Prompt
     train: str
+    test: str
+    """Rows of the evaluation set, from where the training rows lie; the audit looks for duplicates with them."""
+    valid: str | None
+    """Rows for validation, likewise; None takes some of the training rows."""
     rows: int
     fields: Fields
     corpus: str | None
     methods: tuple[Method, ...]
     """Those of params.yaml: each gets a section."""
+    notes: tuple[str, ...] = ()
+    """What was left out of the user's files, since copies of them do not tell."""
+    words: Words = PAPER
+    """Words of Rouge-L."""
 
     @property
     def valid_rows(self) -> int:
-        """A tenth of the rows, at most the paper's 1,000."""
-        return max(1, min(1000, self.rows // 10))
+        """Rows taken out of the training rows: a tenth, at most the paper's 1,000, or none beside a file of them."""
+        return 0 if self.valid is not None else max(1, min(_MOST_VALID_ROWS, self.rows // 10))
+
+    @property
+    def teacher_pace(self) -> Pace:
+        """How the teacher is fine-tuned."""
+        return pace_of(self.models.teacher_parameters, self.models.teacher_instructed)
+
+    @property
+    def student_pace(self) -> Pace:
+        """How the student is trained on rows."""
+        return pace_of(self.models.student_parameters, self.models.student_instructed)
 
     @property
     def steps(self) -> int:
@@ -87,68 +130,81 @@ def _head(adoption: Adoption) -> list[str]:
         f"# Adam in float32 takes 16 bytes a trained parameter: {memory:.3g} GB for the larger model.",
         "",
         "recipe:",
-        f"  note: {adoption.name} profile, hyperparameters by size from the MiniLLM paper, not swept",
+        f"  note: {adoption.name} profile, hyperparameters by the models' sizes, not swept",
         "  dtype: float32    # the scripts train in half precision over float32 master weights",
         "",
     ]
 
 
 def _data(adoption: Adoption) -> list[str]:
+    if adoption.valid is None:
+        valid = (
+            f"    valid_rows: {adoption.valid_rows}    # a tenth of {adoption.rows:,} rows, at most the paper's 1,000"
+        )
+    else:
+        first = f"{{path: {_quoted(adoption.valid)}, limit: {_MOST_VALID_ROWS}}}"
+        valid = f"    valid: {first}    # no more, because each validation answers them all"
     lines = [
+        *(f"  # {' '.join(note.split())}" for note in adoption.notes),
         "  data:",
-        f"    train: {{path: {json.dumps(adoption.train)}}}",
-        f"    valid_rows: {adoption.valid_rows}    # a tenth of {adoption.rows:,} rows, at most the paper's 1,000",
+        f"    train: {{path: {_quoted(adoption.train)}}}",
+        valid,
+        f"    test: {{path: {_quoted(adoption.test)}}}    # the evaluation set, to report duplicates with it",
     ]
     if changed := adoption.fields.model_dump(exclude_defaults=True):
-        lines.append(f"    fields: {_flow(changed)}")
+        lines.append(f"    fields: {flow(changed)}")
     if adoption.corpus is not None:
-        lines.append(f"    corpus: {{path: {json.dumps(adoption.corpus)}}}    # D_PT")
+        lines.append(f"    corpus: {{path: {_quoted(adoption.corpus)}}}    # D_PT")
+    if adoption.words != PAPER:
+        lines.append(f"    rouge: {adoption.words}    # the paper's words, of a-z and 0-9, are too few in these rows")
     return [*lines, "    rows: {teacher: null, student: null}    # all", ""]
 
 
 def _prompt(adoption: Adoption) -> list[str]:
-    half = min(512, adoption.models.positions) // 2
-    if adoption.models.chat:
+    prompt = adoption.prompt
+    if prompt.chat:
         why = "# The tokenizer brings a chat template: the row is one user turn of it, with nothing around."
-        templates = ("{instruction}\n\n{input}", "{instruction}")
+    elif prompt.templates == SHORT:
+        why = "# No template around the row: the authors' would take most of the tokens that the models read."
     else:
         why = "# The authors' template (Alpaca's); the tokenizer brings no chat template."
-        context = ", paired with an input that provides further context"
-        templates = (
-            f"{_ALPACA}{context}. {_ANSWER}\n\n### Instruction:\n{{instruction}}\n\n### Input:\n{{input}}\n\n"
-            "### Response:\n",
-            f"{_ALPACA}. {_ANSWER}\n\n### Instruction:\n{{instruction}}\n\n### Response:\n",
-        )
-    limit = "the paper's limits" if half == 256 else f"half of the {adoption.models.positions} tokens a model reads"
     lines = [
         f"  {why}",
         "  prompt:",
-        f"    with_input: {json.dumps(templates[0])}",
-        f"    without_input: {json.dumps(templates[1])}",
-        f"    # Prompts and answers have {limit}; longer prompts are left out of training.",
-        "    # Rows are cut where prompt and response together reach `max_sequence_tokens`. The audit counts both.",
-        f"    max_prompt_tokens: {half}",
-        f"    max_response_tokens: {half}",
-        f"    max_sequence_tokens: {2 * half}",
+        f"    with_input: {_quoted(prompt.templates[0])}",
+        f"    without_input: {_quoted(prompt.templates[1])}",
+        f"    # Limits by {prompt.rows:,} of the rows; the models read {adoption.models.positions:,} tokens.",
+        f"    # Prompts: {_spread(prompt.prompts)}; {prompt.prompts.over:,} are over the limit and left out.",
+        f"    # Answers: {_spread(prompt.responses)}; {prompt.responses.over:,} are cut.",
+        f"    max_prompt_tokens: {prompt.prompts.limit}",
+        f"    max_response_tokens: {prompt.responses.limit}",
+        f"    max_sequence_tokens: {prompt.prompts.limit + prompt.responses.limit}",
     ]
-    if adoption.models.chat:
-        lines.append("    chat_template: true")
+    if prompt.chat:
+        lines.append(f"    chat_template: {json.dumps(adoption.models.template or True)}")
+        lines += [f"    # {note}." for note in adoption.models.notes]
+        if adoption.models.system is not None:
+            lines.append(f"    system: {json.dumps(adoption.models.system)}    # the template demands a system turn")
     lines += ["", "  tokenizer:", f"    source: {_reference(adoption.student)}"]
-    if adoption.models.chat and adoption.models.end_of_turn is not None:
+    if prompt.chat and adoption.models.end_of_turn is not None:
         token = json.dumps(adoption.models.end_of_turn)
         lines.append(f"    eos_token: {token}    # with which the template ends a turn")
     return [*lines, ""]
 
 
+def _spread(lengths: Lengths) -> str:
+    return f"95 % have up to {lengths.usual:,} tokens, the longest {lengths.longest:,}"
+
+
 def _models(adoption: Adoption) -> list[str]:
-    teacher, student = (size_of(n) for n in (adoption.models.teacher_parameters, adoption.models.student_parameters))
+    teacher, student = adoption.teacher_pace, adoption.student_pace
     lines = ["  teacher:"]
     if adoption.finished_teacher:
         lines += ["    model: null    # finished: not fine-tuned here", f"    from: {_reference(adoption.teacher)}"]
     else:
         lines += [
             f"    model: {{source: {_reference(adoption.teacher)}}}",
-            f"    # Rate and epochs as {teacher.like}.",
+            f"    # Rate and epochs: {teacher.why}; not swept.",
             f"    sft: {{learning_rate: {teacher.rate}, batch_size: 32, epochs: {teacher.epochs}}}",
         ]
     samples = max([1, *(_CHOSEN.get(m.name, {}).get("samples_per_prompt", 1) for m in adoption.methods)])
@@ -158,8 +214,8 @@ def _models(adoption: Adoption) -> list[str]:
         "",
         "  students:",
         f"    {adoption.name}-student:",
-        f"      model: {{source: {_reference(adoption.student)}}}",
-        f"      # Rate and epochs as {student.like}; 32 is the smaller of the paper's two batches.",
+        *_student_model(adoption),
+        f"      # Rate and epochs: {student.why}; not swept. 32 is the smaller of the paper's two batches.",
         "      # `init` is the start of methods on own samples: 3 epochs, lowest validation loss.",
         f"      init: {{learning_rate: {student.rate}, batch_size: 32, epochs: 3, select: loss}}",
     ]
@@ -173,6 +229,22 @@ def _models(adoption: Adoption) -> list[str]:
     ]
 
 
+def _student_model(adoption: Adoption) -> list[str]:
+    source, cut = _reference(adoption.student), adoption.cut
+    if cut is None:
+        return [f"      model: {{source: {source}}}"]
+    if cut.losses:
+        best, worst = cut.losses[0], cut.losses[-1]
+        why = f"of {len(cut.losses)} ways to cut, the lowest loss on some rows untrained: {best:.2f} nats a token; the"
+        notes = [
+            f"      # Layers left out: {why}",
+            f"      # worst {worst:.2f}. `pretrain` on a corpus heals it further.",
+        ]
+    else:
+        notes = ["      # Layers left out: the middle block, not compared with others because the model is large."]
+    return [*notes, f"      model: {{source: {source}, drop_layers: [{spans(cut.dropped)}]}}"]
+
+
 # Settings of named methods that differ from their objective's defaults; any other method takes the defaults.
 _CHOSEN: dict[str, dict[str, Any]] = {
     "kd": {"kd_ratio": 0.5},
@@ -182,9 +254,10 @@ _CHOSEN: dict[str, dict[str, Any]] = {
 }
 
 
-def _on_rows(method: Method, size: Size) -> list[str]:
+def _on_rows(method: Method, pace: Pace) -> list[str]:
     """The section of a method that trains on rows."""
-    values = {"learning_rate": size.rate, "batch_size": 32, "epochs": size.epochs, **_CHOSEN.get(method.name, {})}
+    values = {"learning_rate": pace.rate, "batch_size": 32, "epochs": pace.epochs, **_CHOSEN.get(method.name, {})}
+    values["epochs"] = min(values["epochs"], pace.epochs)
     return [f"      {method.name}: {{{_settings(values)}}}"]
 
 
@@ -205,7 +278,11 @@ def _own(method: Method, adoption: Adoption) -> list[str]:
     if "preset" in method.settings.model_fields:
         first = {"preset": "reference", **first}
     first["evaluate_every"] = min(100, steps)
-    text = {"lm_coef": 1.0, "lm_batch": 64, "lm_length": 512} if adoption.corpus is not None else {"lm_coef": 0.0}
+    text = (
+        {"lm_coef": 1.0, "lm_batch": 64, "lm_length": min(512, adoption.models.positions)}
+        if adoption.corpus is not None
+        else {"lm_coef": 0.0}
+    )
     second = {**text, **_CHOSEN.get(method.name, {})}
     return [f"      {method.name}:", f"        {{{_settings(first)},", f"         {_settings(second)}}}"]
 
@@ -225,8 +302,13 @@ def _hardware(adoption: Adoption) -> list[str]:
 
 
 def _reference(source: Reference) -> str:
-    return _flow(source.model_dump(exclude_defaults=True))
+    return flow(source.model_dump(exclude_defaults=True))
 
 
-def _flow(values: dict[str, str]) -> str:
-    return "{" + ", ".join(f"{name}: {json.dumps(value)}" for name, value in values.items()) + "}"
+def flow(values: Mapping[str, str]) -> str:
+    """A mapping of texts as YAML on one line."""
+    return "{" + ", ".join(f"{name}: {_quoted(value)}" for name, value in values.items()) + "}"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -24,6 +24,7 @@ from distill.judging.prompt import read_template
 from distill.judging.settings import JudgeSettings, judge_faults, pseudo_faults
 from distill.models.settings import ModelSettings, Taken
 from distill.preflight.decoding import undecodable_init
+from distill.preflight.models import layer_fault
 from distill.preflight.shapes import FAMILIES
 from distill.project.errors import SettingsError, run_stage
 from distill.project.references import ModelReference
@@ -101,10 +102,15 @@ def _described(kind: str, folder: str, name: str, model: type[S]) -> S:
 
 
 def read_calibration() -> dict[str, str]:
-    """The labelled sets of params.yaml and where they lie. Raises: SettingsError when there is none."""
+    """The labelled sets of params.yaml and where they lie; none where calibration is not measured.
+
+    Raises: SettingsError when it is no mapping.
+    """
     named = lookup(read_yaml(PARAMS), "calibration", PARAMS)
-    if not isinstance(named, dict) or not named:
-        raise SettingsError(f"{PARAMS}: calibration names no set; name one, e.g. toy_whether: distill/world")
+    if not isinstance(named, dict):
+        raise SettingsError(
+            f"{PARAMS}: calibration must name sets, e.g. toy_whether: distill/world; for none write `calibration: {{}}`"
+        )
     return {str(name): str(path) for name, path in named.items()}
 
 
@@ -129,8 +135,9 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
             faults += unwritten_settings(profile_path(name), used)
             if name in table.families:
                 sources = model_sources(f"profiles/{name}.yaml", profile.recipe, used)
-                faults += unfit_models(sources, family_tokenizer(name, profile.recipe.tokenizer))
-                faults += unfit_inits(f"profiles/{name}.yaml", profile.recipe, used)
+                tokenizer = family_tokenizer(name, profile.recipe.tokenizer)
+                faults += unfit_models(sources, tokenizer, profile.recipe.prompt)
+                faults += unfit_models_to_make(f"profiles/{name}.yaml", profile.recipe, used)
             sections = training_sections(profile.recipe, used)
             found = hardware_faults(profile.hardware, profile.recipe.dtype, sections)
             faults += [f"{profile_path(name)}: {fault}" for fault in found]
@@ -153,20 +160,26 @@ def cross_faults(table: Table, profiles: dict[str, Profile | None], labelled: di
     ):
         for name, place in places.items():
             # What lies below data/ is made by the pipeline itself.
-            if not place.startswith("data/") and not Path(place).exists():
-                faults.append(f"{PARAMS}: {kind}.{name}: {place} does not exist; correct the path or fetch the data")
+            if not place.startswith("data/") and not os.path.exists(place):  # noqa: PTH110  (False for an overlong name)
+                fix = (
+                    "correct the path or fetch the data"
+                    if place[:1] != "~"
+                    else "DVC knows no `~`; write the whole path"
+                )
+                faults.append(f"{PARAMS}: {kind}.{name}: {place} does not exist; {fix}")
     return faults
 
 
-def unfit_inits(profile: str, recipe: Recipe, students: list[str]) -> list[str]:
-    """One fault for each fresh model of an architecture that cannot be decoded."""
+def unfit_models_to_make(profile: str, recipe: Recipe, students: list[str]) -> list[str]:
+    """One fault for each fresh model of an architecture that cannot be decoded, and each cut that cannot be made."""
     models = {"recipe.teacher.model": recipe.teacher.model}
     models |= {f"recipe.students.{name}.model": recipe.students[name].model for name in students}
     inits = {place: model.init for place, model in models.items() if model is not None and model.init is not None}
     # The shipped architectures are known, and need no seconds of imports.
     others = {place: init for place, init in inits.items() if init.get("model_type") not in FAMILIES}
-    found = {place: undecodable_init(init) for place, init in others.items()}
-    return [f"{profile}: {place}.init: {fault}" for place, fault in found.items() if fault is not None]
+    found = {f"{place}.init": undecodable_init(init) for place, init in others.items()}
+    found |= {place: layer_fault(model, os.environ) for place, model in models.items() if model is not None}
+    return [f"{profile}: {place}: {fault}" for place, fault in found.items() if fault is not None]
 
 
 def model_sources(profile: str, recipe: Recipe, students: list[str]) -> dict[str, ModelReference]:

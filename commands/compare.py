@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
-from distill.project.errors import EXIT_BAD_INPUT, SettingsError, run_stage
-from distill.project.files import write_json, write_text
+from distill.project.errors import EXIT_BAD_INPUT, DataError, SettingsError, run_stage
+from distill.project.files import read_json, write_json, write_text
 from distill.scoring.changes import compare
 from distill.scoring.comparison import CommitComparison, to_json, to_markdown, to_terminal
 
@@ -27,7 +28,7 @@ CODE = ("distill", "stages")
 
 def main() -> None:
     """Print the comparison of the working tree with a commit."""
-    parser = argparse.ArgumentParser(prog="python -m commands.compare", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m commands.compare", description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("rev", help="a commit, branch or tag")
     parser.add_argument("--fail-if-worse", action="store_true", help="exit with code 2 when a metric got worse")
     parser.add_argument("--markdown", type=Path, help="write the comparison as Markdown to this file too")
@@ -72,7 +73,7 @@ def main() -> None:
 def _run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        reason = " ".join((done.stderr.strip() or done.stdout.strip() or "no reason given").split())
         raise SettingsError(f"`{' '.join(command)}` failed: {reason}; check that this is a git clone with that commit")
     return done.stdout
 
@@ -87,11 +88,14 @@ def _dvc(*arguments: str) -> dict[str, Any]:
 def _at(rev: str, path: str) -> Any:
     """A results file of a commit; {} where it had none."""
     shown = subprocess.run(["git", "show", f"{rev}:{path}"], capture_output=True, text=True, check=False)
-    return json.loads(shown.stdout) if shown.returncode == 0 else {}
+    try:
+        return json.loads(shown.stdout) if shown.returncode == 0 else {}
+    except ValueError as error:
+        raise DataError(f"{path} of {rev} is damaged ({error}); compare with another commit") from None
 
 
 def _now(path: str) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8")) if Path(path).exists() else {}
+    return read_json(Path(path)) if Path(path).exists() else {}
 
 
 def _data(rev: str) -> list[str]:
@@ -103,7 +107,12 @@ def _data(rev: str) -> list[str]:
 
 
 def _hashes(lock: str) -> dict[str, str]:
-    stages = YAML(typ="safe").load(lock)["stages"].values()
+    try:
+        stages = YAML(typ="safe").load(lock)["stages"].values()
+    except (YAMLError, LookupError, AttributeError, TypeError):
+        raise DataError(
+            "a dvc.lock is damaged; run `make repro`, or take the commit's by `git checkout dvc.lock`"
+        ) from None
     built = ("runs/", "responses/", "scores/", "measures/", "analyses/", "verdicts/", "results/")
     return {
         dep["path"]: dep["md5"]

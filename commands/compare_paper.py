@@ -11,16 +11,18 @@ import sys
 from pathlib import Path
 
 from distill.project.errors import SettingsError, run_stage
-from distill.project.files import read_json
 from distill.project.table import PARAMS
 from distill.scoring import paper, results, tables
+from distill.scoring.stored import read_metrics
 
 _WIDTH_IN_A_LOG = 160
 
 
 def main() -> None:
     """Print a table for each student that the paper has too, and a line for each other."""
-    parser = argparse.ArgumentParser(prog="python -m commands.compare_paper", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m commands.compare_paper", description=__doc__ and __doc__.splitlines()[0]
+    )
     parser.add_argument("students", nargs="*", help="of those with results (all students of params.yaml)")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     arguments = parser.parse_args()
@@ -35,7 +37,7 @@ def main() -> None:
             continue
         if not path.is_file():
             raise SettingsError(f"{path} does not exist; build it with `make repro`, or name another student")
-        table = paper.build(printed, student, read_json(path), results.labels_of(PARAMS, student))
+        table = paper.build(printed, student, read_metrics(path), results.labels_of(PARAMS, student))
         if table is None:
             shared = ", ".join(printed.sets)
             print(f"{student}: evaluated on none of the paper's sets; add some to datasets: {shared}.")

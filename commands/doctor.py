@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 
-from commands.check import check_profile
-from commands.doctor_plan import Plan, StudentPlan, placement, plan_row
+from commands.doctor_outlook import Outlook, measured_here, outlook
+from commands.doctor_plan import Plan, StudentPlan
 from commands.recipe import Profile
 from distill.preflight.findings import Finding, gibibytes
 from distill.preflight.machine import Machine, machine_findings, read_machine, version_findings
-from distill.preflight.models import origin_findings
+from distill.preflight.models import loading_findings, origin_findings
 from distill.preflight.project import lock_findings, remote_finding, server_finding
+from distill.preflight.report import Line, duration, print_plans
+from distill.preflight.schedule import SLOTS
+from distill.preflight.surroundings import surroundings_findings
 from distill.project.errors import EXIT_BAD_INPUT, SettingsError, run_stage
 from distill.project.table import PARAMS, Table, read_table
 from distill.text.settings import PromptSettings
 
-# A checkpoint lies in the workspace and in DVC's cache; an unfinished run keeps two states of weights and moments.
-_COPIES = 2
-_UNFINISHED = 2 * 4
+_DAY = 86_400.0
+# Stages of which there is one for each model or evaluation set.
+_ALIKE = ("responses", "divergence", "calibration")
 # Which setting makes less of what there is most of.
 _REMEDIES = {
     "activations": "lower hardware.micro_batch",
@@ -37,34 +40,38 @@ _REMEDIES = {
 
 def main() -> None:
     """Print the findings; exit code 2 when one of them says stop."""
-    parser = argparse.ArgumentParser(prog="python -m commands.doctor", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m commands.doctor", description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("student", nargs="?", help="one student of params.yaml (all)")
     parser.add_argument("--quick", action="store_true", help="no torch, no network, no calibration; faults only")
+    parser.add_argument("--slots", type=int, default=SLOTS, help=f"stages that `make repro` builds at once ({SLOTS})")
     arguments = parser.parse_args()
     table, root = read_table(), Path()
     if arguments.student not in (None, *table.students):
         known = ", ".join(table.students)
         raise SettingsError(f"`{arguments.student}` is no student of {PARAMS}; use one of: {known}")
     machine = read_machine(root)
-    profiles = {family: check_profile(family) for family in table.families}
     chosen = [arguments.student] if arguments.student else list(table.students)
-    device = "cuda" if machine.gpus else "cpu"
-    rows = [
-        plan_row(table, profiles[table.students[s].family], s, "cuda" if device == "cuda" else "cpu", len(machine.gpus))
-        for s in chosen
+    found, findings = outlook(machine, chosen, count=not arguments.quick, slots=arguments.slots)
+    findings = [
+        *version_findings(root / "constraints.txt"),
+        *surroundings_findings(root, os.environ),
+        *machine_findings(machine, found.disk),
+        remote_finding(root),
+        *lock_findings(root),
+        *findings,
     ]
-    findings = [*version_findings(root / "constraints.txt"), *machine_findings(machine, _disk(rows))]
-    findings += [remote_finding(root), *lock_findings(root)]
     if not arguments.quick:
         findings.append(server_finding(root, os.environ))
-    for row in rows:
-        findings += row_findings(table, profiles[table.students[row.student].family], row, machine, arguments.quick)
+    for row in found.rows:
+        profile = found.profiles[table.students[row.student].family]
+        findings += row_findings(table, profile, row, machine, arguments.quick)
+    findings += [*together_findings(found), *time_findings(found)]
     if arguments.quick:
         findings = [finding for finding in findings if finding.level != "ok"]
     for finding in findings:
         print(finding)
     if not arguments.quick:
-        _details(rows, profiles, table)
+        _details(found)
     if any(finding.level == "stop" for finding in findings):
         raise SystemExit(EXIT_BAD_INPUT)
 
@@ -76,12 +83,15 @@ def row_findings(table: Table, profile: Profile, row: StudentPlan, machine: Mach
     if unbuilt or not row.plans:
         found = origin_findings(row.origins, os.environ, ask=not quick)
     if not quick:
-        from distill.preflight.tokenizers import tokenizer_finding
+        from distill.preflight.tokenizers import chat_finding, tokenizer_finding
 
         recipe = profile.recipe
         models = {"teacher": recipe.teacher.origin, "student": recipe.students[row.student].origin}
-        sources = {"family": recipe.tokenizer.source} | {who: model.source for who, model in models.items() if model}
-        found.append(tokenizer_finding({who: source for who, source in sources.items() if source}, os.environ))
+        named = {who: model.source for who, model in models.items() if model is not None and model.source is not None}
+        family = {} if recipe.tokenizer.source is None else {"family": recipe.tokenizer.source}
+        found += loading_findings(named, os.environ)
+        found.append(tokenizer_finding({**family, **named}, os.environ))
+        found += chat_finding(recipe.prompt, recipe.tokenizer.source, os.environ)
     found += length_findings(row, profile.recipe.prompt)
     found += memory_findings(row, machine)
     return [Finding(f.level, f"{row.student}, {f.subject}", f.text) for f in found]
@@ -120,7 +130,10 @@ def memory_findings(row: StudentPlan, machine: Machine) -> list[Finding]:
     if machine.gpus:
         host = max(plans, key=_host_peak)
         found.append(_compared(host, _host_peak(host), machine.memory, machine.available, "CPU beside it"))
-    return found
+    if all(origin.shape is None or origin.shape.exact for origin in row.origins.values()):
+        return found
+    # An estimate for an architecture that it does not know is no reason to build nothing.
+    return [Finding("warn" if each.level == "stop" else each.level, each.subject, each.text) for each in found]
 
 
 def _peak(plan: Plan) -> float:
@@ -150,26 +163,63 @@ def _compared(plan: Plan, needed: float, total: int, free: int, where: str) -> F
     return Finding("warn" if plan.built else "stop", "memory", f"{text}; {fix}")
 
 
-def _disk(rows: Sequence[StudentPlan]) -> float:
-    """Bytes that building everything which is not there will write."""
-    plans = {plan.output: plan for row in rows for plan in row.plans if not plan.built}.values()
-    return sum(_COPIES * plan.weights for plan in plans) + max((_UNFINISHED * p.weights for p in plans), default=0.0)
+def together_findings(found: Outlook) -> list[Finding]:
+    """The memory of the stages that `make repro` builds side by side, where it is more than one of them has."""
+    stages, machine = found.heaviest(), found.machine
+    if len(stages) < 2:
+        return []
+    needed = sum(stage.memory for stage in stages)
+    names = " and ".join(stage.name for stage in stages)
+    text = f"{names} run side by side and need about {gibibytes(needed)}, the machine has {gibibytes(machine.memory)}"
+    if needed <= machine.available:
+        return [Finding("ok", "memory together", text)]
+    if needed <= machine.memory:
+        free = f"of which {gibibytes(machine.available)} are free"
+        return [
+            Finding("warn", "memory together", f"{text}, {free}; end what else runs there, or `make repro SLOTS=1`")
+        ]
+    exact = all(origin.shape is None or origin.shape.exact for row in found.rows for origin in row.origins.values())
+    fix = "build one at a time: `make repro SLOTS=1`"
+    return [Finding("stop" if exact else "warn", "memory together", f"{text}; {fix}")]
 
 
-def _details(rows: Sequence[StudentPlan], profiles: dict[str, Profile], table: Table) -> None:
-    """A line for each stage: steps, tokens, memory, time."""
-    from distill.preflight.report import print_plans
-    from distill.preflight.speeds import calibrate
+def time_findings(found: Outlook) -> list[Finding]:
+    """Stages that would take more than a day, at the prices of `found`."""
+    long: dict[str, float] = {}
+    for row in found.rows:
+        for plan in row.plans:
+            seconds = None if plan.built else found.seconds(row.student, plan)
+            if seconds is not None and seconds > _DAY:
+                long[plan.name] = seconds
+    if not long:
+        return []
+    name = max(long, key=lambda each: long[each])
+    others = f", {len(long) - 1} more stage(s) over a day" if len(long) > 1 else ""
+    fix = "`make doctor` measures; lower rows, epochs, max_steps or samples_per_prompt in the profile, or use a GPU"
+    text = f"{name} takes about {duration(long[name])} here, by a rough guess{others}; {fix}"
+    return [Finding("warn", "time", text)]
 
-    for row in rows:
-        asked: set[str] = {plan.model for plan in row.plans}
-        shapes = {who: o.shape for who, o in row.origins.items() if who in asked and o.shape is not None}
-        if shapes:
-            hardware = profiles[table.students[row.student].family].hardware
-            place = placement(hardware, "cpu", 1)
-            speeds = calibrate(shapes, row.lengths, place.micro_batch, place.decode_batch, hardware.threads)
-            plans = [(p.name, p.model, p.work, p.memory) for p in row.plans]
-            print_plans(row.student, plans, row.lengths.known, speeds)
+
+def _details(found: Outlook) -> None:
+    """A line for each stage: steps, tokens, memory, time; and what all of it takes."""
+    found = measured_here(found, lambda text: print(text, file=sys.stderr))
+    for row in found.rows:
+        if not row.plans:
+            continue
+        lines: dict[str, Line] = {}
+        for plan in row.plans:
+            kind = plan.name.partition("@")[0]
+            # Stages that measure are many and alike.
+            name = kind if plan.weights == 0 and kind.endswith(_ALIKE) else plan.name
+            line = Line(name, plan.work, plan.memory, found.seconds(row.student, plan))
+            lines[name] = lines[name] + line if name in lines else line
+        print_plans(row.student, list(lines.values()), row.lengths.known)
+    if not found.known or not found.stages():
+        print("In all: not known before the data's rows are; `dvc repro prepare` counts them.")
+        return
+    whole, rest = found.total(), found.total(unbuilt=True)
+    left = f", {duration(rest)} of it still to do" if rest < 0.99 * whole else ""
+    print(f"In all: `make repro` takes about {duration(whole)} here, {found.lanes} at full speed side by side{left}.")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from tasks.leases import Slots, visible_devices
 from tasks.leftovers import clear_leftovers
 from tasks.locks import Holder, hold_clone
 from tasks.metrics import CommitMetrics, compare_with
+from tasks.own_results import prefer_own_results
 from tasks.publish import commit, push
 from tasks.report import Report, emit_worse, publish_report
 from tasks.reproduce import RunPlace
@@ -100,6 +101,8 @@ def _bring_up_to_date(root: Path, request: Request, clone_lock: int, stop: threa
     if request.ref:
         check_out(root, request.ref, log.info)
     check_settings(root)
+    for sentence in prefer_own_results(root):
+        log.info(sentence)
     graph = read_graph(root, request.targets)
     log.info("%d stages, %d of them changed", len(graph.stages), len(graph.changed))
     box = Slots(visible_devices(request.gpus), max(1, request.slots))
@@ -192,7 +195,7 @@ def _bury(holder: Holder) -> None:
 
 def main() -> int:
     """Run the flow from a terminal; 0 when all is up to date, 1 after a failure, 130 when it was stopped."""
-    parser = argparse.ArgumentParser(prog="python -m flows.rebuild", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m flows.rebuild", description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument(
         "targets",
         nargs="*",

@@ -23,6 +23,7 @@ from ruamel.yaml.error import YAMLError
 
 from tasks.clone import make_clone
 from tasks.errors import RebuildError
+from tasks.loopback import use_direct_loopback
 from tasks.processes import environment
 from tasks.server import answers, write_note
 
@@ -126,7 +127,7 @@ def pools_of(schedule: Path) -> list[str]:
 
 def main() -> int:
     """Serve until Ctrl-C; 0 then, 2 when something could not start or ended by itself."""
-    parser = argparse.ArgumentParser(prog="python -m flows.serve", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m flows.serve", description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("--port", type=int, default=4200, help="of the server, on loopback (default: 4200)")
     parser.add_argument("--clone", type=Path, help="where scheduled runs work (default: .prefect/clone)")
     parser.add_argument("--schedule", type=Path, default=Path("prefect.yaml"), help="default: prefect.yaml")
@@ -136,6 +137,11 @@ def main() -> int:
     root, home = Path.cwd(), get_current_settings().home.resolve()
     clone = (given.clone or home / "clone").resolve()
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        use_direct_loopback()
+    except RebuildError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     serving = Serving(home, given.port, clone)
     try:
         pools_of(given.schedule)

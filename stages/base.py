@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 from distill.models.settings import ModelSettings, PretrainSettings
@@ -21,18 +22,20 @@ from distill.text.examples import Example, read_documents
 
 def main() -> None:
     """Write runs/<who>/base."""
+    from distill.conversion.cut import cut, layer_count
     from distill.generation.probe import require_decodable, tell_slowness
     from distill.models.checkpoints import RunRecord, copy_tokenizer, save_checkpoint
-    from distill.models.layers import cut, layer_count
     from distill.models.loading import initialise_model, load_model
     from distill.models.origins import REFERENCE_FILE
     from distill.models.parts import require_vocabulary
     from distill.objectives import sft
+    from distill.prompting.control_tokens import encode_documents
     from distill.runs.evidence import Evidence
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
     from distill.training.settings import SupervisedSettings
     from distill.training.supervised import Lesson, train_supervised
     from stages.experiment import read_experiment
+    from stages.first_look import take
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("who", help="a family (its teacher's base) or a student")
@@ -44,7 +47,7 @@ def main() -> None:
     model = None
     if source is not None:
         # Seconds of loading now, rather than a failure after the teacher's hours.
-        require_same_tokenizer(tokenizer, load_tokenizer(source))
+        require_same_tokenizer(tokenizer, load_tokenizer(source), experiment.some_texts())
         model = load_model(source, experiment.dtype)
         require_vocabulary(model, tokenizer, str(source))
         tell_slowness(str(source), require_decodable(model))
@@ -62,7 +65,7 @@ def main() -> None:
             tell_slowness(experiment.who, require_decodable(model))
         if settings.pretrain is not None:
             pretrain, corpus = settings.pretrain, experiment.data / "corpus.parquet"
-            ids = tokenizer(read_documents(corpus))["input_ids"]
+            ids = encode_documents(tokenizer, read_documents(corpus))
             examples = windows(ids, tokenizer.eos_token_id, pretrain, experiment.seed)
             scratch = Path(".resume") / experiment.name / experiment.fingerprint(settings, corpus)
             settings_of_training = SupervisedSettings(
@@ -75,7 +78,10 @@ def main() -> None:
             with Evidence(experiment.name, tokenizer):
                 train_supervised(model, lesson, experiment.hardware.in_one_process(), scratch)
         save_checkpoint(model, tokenizer, experiment.output, experiment.meta(settings))
-    record.write(Path(f"{experiment.output}.run.json"))
+    # Random weights that nothing pretrains are known to be random.
+    random = settings is not None and settings.source is None and settings.pretrain is None
+    looked = {} if model is None or random else {"first_look": asdict(take(experiment, model))}
+    record.write(Path(f"{experiment.output}.run.json"), **looked)
     shutil.rmtree(Path(".resume") / experiment.name, ignore_errors=True)
 
 

@@ -28,8 +28,11 @@ def main() -> None:
     arguments = parser.parse_args()
     cell = read_cell(arguments.who, arguments.what)
     names = lookup(read_yaml(PARAMS), "calibration", PARAMS)
-    model = cell.load()
     found: dict[str, Predictions] = {}
+    if not names:
+        write_predictions(measures.predictions_path(arguments.who, arguments.what), found)
+        return
+    model = cell.load()
     with Progress(cell.stage("calibration"), len(names), unit="set") as progress:
         for name in names:
             rows = read_jsonl(Path("labelled") / f"{name}.jsonl")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,9 +23,11 @@ from distill.project.table import PARAMS, family_of, profile_path, read_profile,
 from distill.runs.hardware import HardwareSettings
 from distill.runs.limits import RowLimits
 from distill.runs.resume import fingerprint
-from distill.text.examples import read_examples
+from distill.text.examples import read_examples, read_words
 from distill.text.settings import PromptSettings
 from distill.text.tokenizers import load_tokenizer
+
+_COMPARED_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,12 @@ class Experiment:
         """The tokenizer that the family shares."""
         return load_tokenizer(self.data / "tokenizer")
 
+    def some_texts(self) -> list[str]:
+        """The first training rows, as texts to compare tokenizers on."""
+        columns = ["instruction", "input", "output"]
+        table = pq.read_table(self.data / "train.parquet", columns=columns).slice(0, _COMPARED_ROWS)
+        return ["\n".join(row[name] for name in columns) for row in table.to_pylist()]
+
     def load(self, folder: Path) -> PreTrainedModel:
         """A model in the recipe's precision on this process's device."""
         model = load_model(folder, self.dtype)
@@ -122,6 +131,7 @@ class Experiment:
             self.hardware.decode_batch,
             self.seed,
             processes,
+            read_words(self.data / "valid.parquet"),
         )
 
     @property

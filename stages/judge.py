@@ -7,9 +7,10 @@ python -m stages.judge --dry-run               # what judging every model would 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
-from distill.judging.answers import to_buy
+from distill.judging.answers import lost_fault, to_buy
 from distill.judging.budget import CostEstimate, estimate
 from distill.judging.chat import ChatRequest
 from distill.judging.pairs import JudgedPair, Order, read_pairs, requests_of, verdict_row
@@ -18,7 +19,7 @@ from distill.judging.purchases import read_purchases
 from distill.judging.scores import read_scores
 from distill.judging.settings import JudgeSettings
 from distill.judging.summary import shown, summarise, summary_path
-from distill.project.errors import SettingsError, run_stage
+from distill.project.errors import DistillError, SettingsError, run_stage
 from distill.project.files import write_json, write_jsonl
 from distill.project.randomness import key
 from distill.project.settings import section
@@ -30,7 +31,7 @@ PURPOSE = "judge"
 
 def main() -> None:
     """Write verdicts/<who>/<what>/<set>.jsonl and its summary among the scores, or print the dry run."""
-    parser = argparse.ArgumentParser(prog="python -m stages.judge", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m stages.judge", description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("cell", nargs="*", metavar="WHO WHAT SET", help="a cell of the table: student, method, set")
     parser.add_argument("--dry-run", action="store_true", help="print calls, tokens and cost of all cells; buy nothing")
     arguments = parser.parse_args()
@@ -47,7 +48,7 @@ def main() -> None:
 
 
 def _judge(judge: JudgeSettings, who: str, what: str, name: str) -> None:
-    """One cell; raises DistillError when the server cannot be used."""
+    """One cell; raises DistillError when the server cannot be used, or gave no reply to more than a few pairs."""
     pairs, requests = _read(judge, who, what, name)
     asked = [request for of_pair in requests for request in of_pair.values()]
     if judge.budget.dry_run:
@@ -59,6 +60,9 @@ def _judge(judge: JudgeSettings, who: str, what: str, name: str) -> None:
     write_jsonl(Path(f"verdicts/{who}/{what}/{name}.jsonl"), rows)
     write_json(summary_path(Path(), who, what, name), summary)
     _report(cell, rows, summary)
+    # Written without a score, and not taken as done: DVC asks again when the server is in order.
+    if lost := lost_fault(Counter(str(row["unjudged"]) for row in rows), len(rows)):
+        raise DistillError(f"{cell}: {lost}")
 
 
 def _report(cell: str, rows: list[dict[str, object]], summary: dict[str, object]) -> None:

@@ -90,13 +90,14 @@ def read_task(job: OwnSamplesJob, tokenizer: PreTrainedTokenizerBase) -> Task:
     """The prompts, the data's responses where some are kept, and plain text where the loss has a term of it."""
     from distill.on_policy.loop import Task
     from distill.on_policy.plaintext import token_stream
+    from distill.prompting.control_tokens import encode_documents
     from distill.text.examples import read_documents, read_examples
 
     experiment, eos_id = job.experiment, int(tokenizer.eos_token_id)
     plain_text = None
     if job.settings.lm_coef:
         documents = read_documents(experiment.data / "corpus.parquet")
-        plain_text = token_stream(tokenizer(documents)["input_ids"], eos_id)
+        plain_text = token_stream(encode_documents(tokenizer, documents), eos_id)
     examples = read_examples(experiment.data / "train.parquet", experiment.rows.student)
     responses = [example.response_ids for example in examples] if job.settings.needs_rows else []
     prompts = [example.prompt_ids for example in examples]
@@ -144,7 +145,8 @@ class Outputs:
 
         assert self.run is not None
         run, job = self.run, self.job
-        best = {"best_step": run.best_step, "best_valid_rouge_l": round(run.best_rouge, 4)}
+        kept = run.validations.kept
+        best = {"best_step": kept.step, "best_valid_rouge_l": round(kept.rouge_l, 4)}
         meta = {**job.experiment.meta(job.settings), **job.method, **best}
         with run.at_best():
             save_checkpoint(run.student, self.tokenizer, folder, meta, self.pair.adapted)
@@ -160,13 +162,18 @@ class Outputs:
 
     def write(self, record: RunRecord) -> None:
         """Write everything of a run that has come to its end."""
+        from stages.training import told_selection
+
         assert self.run is not None
         run, output = self.run, self.job.experiment.output
         self.save(output)
         run.curves.write(Path(f"{output}.curves"))
+        chosen = told_selection(self.job.experiment, run.curves, "rouge_l", run.validations.by)
         # The process's own marks begin anew with each phase; the ledger knows the highest.
         peaks: dict[str, Any] = run.ledger.memory.highest()
-        record.write(Path(f"{output}.run.json"), **peaks, cost=run.ledger.summary(), shared_base=self.pair.shared)
+        record.write(
+            Path(f"{output}.run.json"), **peaks, cost=run.ledger.summary(), shared_base=self.pair.shared, **chosen
+        )
         print("\n".join(run.ledger.lines()))
 
 
@@ -196,6 +203,7 @@ def build(job: OwnSamplesJob, outputs: Outputs, pair: ModelPair, task: Task, mic
         experiment.seed,
         validate,
         outputs.on_collapse,
+        validate.selector("rouge_l"),
     )
 
 

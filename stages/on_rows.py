@@ -132,7 +132,16 @@ def build(job: RowsJob, processes: Processes) -> tuple[PreTrainedModel, Lesson]:
     if settings.lora is not None:
         add_adapter(model, settings.lora, key(experiment.seed, "adapter", experiment.name) % 2**32)
     validate = experiment.validation(experiment.tokenizer(), processes)
-    lesson = Lesson(experiment.name, read_rows(job), settings, job.objective, experiment.seed, teacher, validate)
+    lesson = Lesson(
+        experiment.name,
+        read_rows(job),
+        settings,
+        job.objective,
+        experiment.seed,
+        teacher,
+        validate,
+        validate.selector(settings.select),
+    )
     return model, lesson
 
 
@@ -152,21 +161,26 @@ def train(job: RowsJob, processes: Processes, micro_batch: int) -> None:
     with after_all(processes), evidence:
         curves = train_supervised(model, lesson, hardware, scratch, processes)
     if processes.is_first:
-        write(job, model, adapted, curves, len(lesson.examples), record)
+        write(job, model, adapted, curves, lesson, record)
         shutil.rmtree(scratch.parent, ignore_errors=True)
 
 
 def write(
-    job: RowsJob, model: PreTrainedModel, adapted: Adapted | None, curves: Curves, rows: int, record: RunRecord
+    job: RowsJob, model: PreTrainedModel, adapted: Adapted | None, curves: Curves, lesson: Lesson, record: RunRecord
 ) -> None:
     """Write the stage's outputs."""
     from distill.models.checkpoints import save_checkpoint
+    from stages.first_look import doubt_trained
+    from stages.training import told_selection
 
     experiment = job.experiment
-    meta = {**experiment.meta(job.settings), **job.method, "rows": rows}
+    meta = {**experiment.meta(job.settings), **job.method, "rows": len(lesson.examples)}
     save_checkpoint(model, experiment.tokenizer(), experiment.output, meta, adapted)
     curves.write(Path(f"{experiment.output}.curves"))
-    record.write(Path(f"{experiment.output}.run.json"))
+    chosen = told_selection(experiment, curves, job.settings.select, lesson.by)
+    record.write(Path(f"{experiment.output}.run.json"), **chosen)
+    if losses := curves.points.get("valid_loss"):
+        doubt_trained(experiment, model, min(loss for _, loss in losses))
 
 
 if __name__ == "__main__":

@@ -9,19 +9,22 @@ import argparse
 from pathlib import Path
 
 from distill.project.errors import run_stage
-from distill.project.files import read_json, write_text
+from distill.project.files import write_text
 from distill.scoring import page, plots, provenance, results, samples
+from distill.scoring.stored import read_summary
 
 
 def main() -> None:
     """Write results/report.html and results/report.md."""
-    argparse.ArgumentParser(prog="python -m stages.report", description=__doc__.splitlines()[0]).parse_args()
+    argparse.ArgumentParser(
+        prog="python -m stages.report", description=__doc__ and __doc__.splitlines()[0]
+    ).parse_args()
     params, root = Path("params.yaml"), Path()
     experiments = [results.read_student(params, name) for name in results.students(params)]
     students = [
         page.student(
             experiment,
-            read_json(root / "analyses" / experiment.student / "summary.json"),
+            read_summary(root / "analyses" / experiment.student / "summary.json"),
             plots.read_curves(experiment, root),
         )
         for experiment in experiments

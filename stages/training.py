@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,9 @@ from distill.parallel.meeting import one_voice
 from distill.parallel.processes import Processes, joined_processes
 from distill.project.errors import DivergedError
 from distill.project.settings import Settings
+from distill.runs.curves import Curves
 from distill.runs.resume import fingerprint
+from distill.runs.selection import By, fallback
 
 if TYPE_CHECKING:
     from stages.experiment import Experiment
@@ -54,6 +57,15 @@ def agreed_fingerprint(experiment: Experiment, processes: Processes, settings: S
     identity = experiment.identity(settings, *inputs)
     require_same(processes, identity | {f"{experiment.profile}: hardware": str(experiment.hardware)})
     return fingerprint(identity)
+
+
+def told_selection(experiment: Experiment, curves: Curves, wanted: By, by: By) -> dict[str, str]:
+    """For the run's record: that the loss chose the checkpoint though Rouge-L was to, which is said aloud too."""
+    why = fallback(curves.points, wanted, by)
+    if why is None:
+        return {}
+    print(f"warning: {experiment.name}: {why}", file=sys.stderr)
+    return {"selection": why}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tasks.errors import RebuildError
+from tasks.graph import cache_of
 from tasks.processes import DVC, environment
 
 _PIPELINE_FILES = ("dvc.lock", "results")
@@ -28,37 +29,53 @@ def enter() -> dict[str, str]:
 
 def git(root: Path, *arguments: str, extra: dict[str, str] | None = None) -> str:
     """Run git in `root`; its output without the last newline. Raises: RebuildError with git's own words."""
-    if arguments[0] == "commit-tree" and not _has_identity(root):
-        # A worker's machine often has no name for commits; a person's commits keep the person's name.
-        arguments = ("-c", "user.name=rebuild", "-c", "user.email=rebuild@localhost", *arguments)
-    done = subprocess.run(
-        ["git", *arguments], cwd=root, env=environment(extra), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        said = done.stderr.strip() or done.stdout.strip()
-        raise RebuildError(
-            f"`git {' '.join(arguments)}` failed in {root}: {said}\nCorrect that, then run the same command."
-        )
-    return done.stdout.removesuffix("\n")
+    committer = _committer(root) if arguments[0] == "commit-tree" else {}
+    return _run(root, ("git",), arguments, {**committer, **(extra or {})})
 
 
 def dvc(root: Path, *arguments: str) -> str:
-    """Run DVC in `root`; its output without the last newline. Raises: RebuildError with DVC's own words."""
-    done = subprocess.run([*DVC, *arguments], cwd=root, env=environment(), capture_output=True, text=True, check=False)
+    """Run DVC in `root`; its output without the last newline. Raises: RebuildError with DVC's own words.
+
+    Never with --quiet, which leaves a failure without a reason.
+    """
+    return _run(root, DVC, arguments, _committer(root) if arguments[0] == "exp" else {})
+
+
+def _run(root: Path, program: Sequence[str], arguments: Sequence[str], extra: dict[str, str]) -> str:
+    command = [*program, *arguments]
+    done = subprocess.run(command, cwd=root, env=environment(extra), capture_output=True, text=True, check=False)
     if done.returncode:
+        said = "\n".join(filter(None, (done.stderr.strip(), done.stdout.strip())))
+        name = " ".join(["dvc" if program is DVC else "git", *arguments])
         raise RebuildError(
-            f"`dvc {' '.join(arguments)}` failed in {root}: {done.stderr.strip()}\n"
+            f"`{name}` failed in {root}: {said or f'no reason given, exit code {done.returncode}'}\n"
             "Correct that, then run the same command."
         )
     return done.stdout.removesuffix("\n")
 
 
 def make_clone(root: Path, clone: Path) -> None:
-    """Clone `root` into `clone`, which shares DVC's cache, unless it is there."""
+    """Clone `root` into `clone`, which shares DVC's cache, unless it is there.
+
+    Raises: RebuildError when something else is there.
+    """
     if not clone.exists():
         git(root, "clone", "--quiet", str(root), str(clone))
-    shared = (root / dvc(root, "cache", "dir")).resolve()
-    (clone / ".dvc/config.local").write_text(f"[cache]\n    dir = {shared}\n")
+    elif not _is_clone_of(root, clone):
+        raise RebuildError(f"{clone} is no clone of {root}.\nRemove it, or name another folder.")
+    # In quotes, because a bare # begins a comment and a comma a list.
+    shared = str(cache_of(root))
+    quote = "'" if '"' in shared else '"'
+    (clone / ".dvc/config.local").write_text(f"[cache]\n    dir = {quote}{shared}{quote}\n", encoding="utf-8")
+
+
+def _is_clone_of(root: Path, clone: Path) -> bool:
+    """Whether `clone` is the top of a repository of its own whose origin is `root`."""
+    if not (clone / ".git").exists() or not clone.is_dir():
+        return False  # git would answer for a repository around it
+    asked = ["git", "config", "remote.origin.url"]
+    origin = subprocess.run(asked, cwd=clone, capture_output=True, text=True, check=False).stdout.strip()
+    return bool(origin) and Path(origin).resolve() == root.resolve() and (clone / ".dvc").is_dir()
 
 
 def has_commit(root: Path) -> bool:
@@ -67,9 +84,25 @@ def has_commit(root: Path) -> bool:
     return subprocess.run(asked, cwd=root, capture_output=True, check=False).returncode == 0
 
 
-def _has_identity(root: Path) -> bool:
+def _committer(root: Path) -> dict[str, str]:
+    """A name for commits on a machine that has none, as a worker's often has; a person's commits keep the person's."""
     asked = ["git", "config", "user.email"]
-    return subprocess.run(asked, cwd=root, capture_output=True, check=False).returncode == 0
+    if subprocess.run(asked, cwd=root, capture_output=True, check=False).returncode == 0:
+        return {}
+    who = {"NAME": "rebuild", "EMAIL": "rebuild@localhost"}
+    named = {f"GIT_{role}_{part}": text for role in ("AUTHOR", "COMMITTER") for part, text in who.items()}
+    return {name: os.environ.get(name, text) for name, text in named.items()}
+
+
+def changed_files(root: Path, how: str = "ACDMRTUX") -> tuple[list[str], list[str]]:
+    """Tracked files that differ from the commit: those that a rebuild itself changes, and all others.
+
+    `how` is git's --diff-filter: M for files that the commit has and whose content differs.
+    """
+    asked = ("diff", "--name-only", "--no-renames", f"--diff-filter={how}", "-z", "HEAD", "--")
+    changed = [name for name in git(root, *asked).split("\0") if name]
+    ours = [name for name in changed if name.partition("/")[0] in _PIPELINE_FILES]
+    return ours, [name for name in changed if name not in ours]
 
 
 def check_out(root: Path, ref: str, say: Callable[[str], None]) -> str:
@@ -79,9 +112,7 @@ def check_out(root: Path, ref: str, say: Callable[[str], None]) -> str:
 
     Raises: RebuildError when the clone holds anybody's uncommitted work, or `ref` does not exist.
     """
-    changed = git(root, "status", "--porcelain", "--untracked-files=no").splitlines()
-    ours = [line[3:] for line in changed if line[3:].partition("/")[0] in _PIPELINE_FILES]
-    theirs = [line[3:] for line in changed if line[3:] not in ours]
+    ours, theirs = changed_files(root)
     if theirs:
         raise RebuildError(
             f"{root} holds uncommitted changes: {', '.join(theirs)}.\n"

@@ -45,6 +45,10 @@ class Stage:
     key: str
     """A hash of its command, its settings, its other inputs' paths and the keys upstream: two clones of one
     commit whose stages have equal keys would build the same thing."""
+    gate: bool = False
+    """Whether it goes first, and its failure ends all that leads to its goals alone: `meta: {gate: true}`."""
+    goal: bool = False
+    """Whether stages are built for its sake: `meta: {goal: true}`."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,18 @@ def read_graph(root: Path, targets: Iterable[str] = ()) -> Graph:
         return Graph(stages, changed.result() & stages.keys(), remote)
 
 
+def cache_of(root: Path) -> Path:
+    """The folder of DVC's cache for the repository at `root`. Raises: RebuildError when DVC cannot read it."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(root)) as repo:
+            return Path(repo.cache.local_cache_dir).resolve()
+    except DvcException as error:
+        raise RebuildError(f"DVC cannot read {root}: {error}\nCorrect it until `dvc cache dir` works.") from error
+
+
 def _stages(root: Path, targets: list[str]) -> tuple[dict[str, Stage], str | None]:
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -86,10 +102,13 @@ def _stages(root: Path, targets: list[str]) -> tuple[dict[str, Stage], str | Non
                 stages[name] = _stage(name, nodes[name], [stages[above] for above in upstream], root)
             remote = repo.config["core"].get("remote")
             return stages, remote and repo.config["remote"][remote]["url"]
-    except DvcException as error:
-        raise RebuildError(
-            f"DVC cannot read the pipeline in {root}: {error}\nCorrect it until `dvc dag` works."
-        ) from error
+    except Exception as error:  # whatever the libraries below DVC raise: KeyError where a path has braces, OSError
+        fix = "Correct it until `dvc dag` works."
+        if "is not a git repository" in str(error):
+            fix = "Run `git init`, or `dvc config --local core.no_scm true` to do without git."
+        elif not isinstance(error, DvcException):
+            fix = f"That is a {type(error).__name__}; `python -m commands.doctor --quick` may know why."
+        raise RebuildError(f"DVC cannot read the pipeline in {root}: {error}\n{fix}") from error
 
 
 def _address(node: Any, root: Path) -> str:
@@ -154,6 +173,8 @@ def _stage(name: str, node: Any, upstream: list[Stage], root: Path) -> Stage:
         retries=int(meta.get("retries", 0)),
         retry_delay_s=float(meta.get("retry_delay_s", _RETRY_DELAY_S)),
         key=hashlib.sha256(json.dumps(told, default=str, sort_keys=True).encode()).hexdigest(),
+        gate=bool(meta.get("gate", False)),
+        goal=bool(meta.get("goal", False)),
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from tasks.errors import RebuildError
+from tasks.point_settings import place_fault
 
+_LONGEST = 200
+"""Characters of a sweep's and a point's name together; file systems take 255 in one name, and git adds some."""
 _KEYS = {"targets", "metric", "grid", "points"}
 
 
@@ -50,14 +53,17 @@ def read_sweep(path: Path) -> Sweep:
     """Read `sweeps/<name>.yaml`. Raises: RebuildError with what is wrong in it."""
     try:
         content = YAML(typ="safe").load(path)
-    except (OSError, YAMLError) as error:
+    except (OSError, YAMLError, ValueError, RecursionError) as error:
         raise RebuildError(f"{path} cannot be read: {error}\nSee tasks/grid.py for an example.") from error
     faults = list(_faults(content)) if isinstance(content, dict) else ["it must hold keys and values"]
+    if not faults:
+        grid, named = content.get("grid") or {}, content.get("points") or {}
+        points = _combinations(grid) if grid else []
+        names = [(point.name, point.name) for point in points] + [(str(name), _slug(str(name))) for name in named]
+        points += [Point(_slug(str(name)), settings) for name, settings in named.items()]
+        faults = list(_name_faults(path.stem, names))
     if faults:
         raise RebuildError("\n".join([f"{path} is not a sweep:", *faults, "See tasks/grid.py for an example."]))
-    grid, named = content.get("grid") or {}, content.get("points") or {}
-    points = _combinations(grid) if grid else []
-    points += [Point(_slug(name), settings) for name, settings in named.items()]
     return Sweep(path.stem, tuple(content.get("targets") or ()), content["metric"], tuple(points))
 
 
@@ -80,9 +86,35 @@ def _faults(content: Mapping[str, Any]) -> Iterator[str]:
         yield "`points` must hold name: {file:key: value}"
     elif named:
         settings += [key for point in named.values() for key in point]
-    yield from (f"{key}: write a setting as file:key" for key in settings if ":" not in str(key))
+    yield from filter(None, map(place_fault, dict.fromkeys(settings)))
     if not grid and not named:
         yield "neither `grid` nor `points` is given"
+
+
+def _name_faults(sweep: str, points: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Names that cannot be a folder, a branch and an experiment, each of its own, also where letter case is ignored.
+
+    `points` are the names as given and as slugs.
+    """
+    if _slug(sweep) != sweep or not _is_name(sweep):
+        yield f"{sweep!r} cannot be a sweep's name: call the file by letters, digits and -"
+    takers: dict[str, list[str]] = {}
+    for given, slug in points:
+        takers.setdefault(slug.lower(), []).append(given)
+        if not _is_name(slug):
+            yield f"a point cannot be called {given!r}: give it another name under `points`, of letters, digits and -"
+        elif len(f"{sweep}-{slug}") > _LONGEST:
+            yield f"the name of point {given[:40]}… is too long: give it a shorter one under `points`"
+    yield from (
+        f"points {', '.join(map(repr, names))} would share the name {slug}: give each its own, or leave one out"
+        for slug, names in takers.items()
+        if len(names) > 1
+    )
+
+
+def _is_name(slug: str) -> bool:
+    """Whether git takes a slug as the last part of a branch's name; this also rules out `.` and `..`."""
+    return bool(slug) and ".." not in slug and not slug.startswith((".", "-")) and not slug.endswith((".", ".lock"))
 
 
 def _combinations(grid: Mapping[str, list[Any]]) -> list[Point]:
@@ -107,29 +139,5 @@ def _short_names(keys: list[str]) -> dict[str, str]:
 
 
 def _slug(name: str) -> str:
+    """A name fit for a folder and a branch: other characters become one dash."""
     return re.sub(r"[^A-Za-z0-9.,=_-]+", "-", name)
-
-
-def write_settings(root: Path, settings: Mapping[str, Any]) -> None:
-    """Write `settings` into the YAML files of a clone, keeping their comments and order.
-
-    Raises: RebuildError when a file, or the section a setting belongs to, does not exist.
-    """
-    for place, value in settings.items():
-        file, _, dotted = place.partition(":")
-        *sections, last = dotted.split(".")
-        yaml = YAML()
-        yaml.preserve_quotes = True
-        yaml.width = 4096  # never fold a long line that was one line before
-        path = root / file
-        if not path.exists():
-            raise RebuildError(f"{place}: there is no {file}.\nName a file of settings of this commit.")
-        content = yaml.load(path)
-        inner = content
-        for section in sections:
-            if not isinstance(inner, dict) or section not in inner:
-                raise RebuildError(f"{place}: {file} has no section {section!r}.\nCheck the setting's spelling.")
-            inner = inner[section]
-        if inner.get(last) != value:
-            inner[last] = value
-            yaml.dump(content, path)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from tasks.mappings import read_mapping
+
 _LOCK = Path(".dvc/tmp/rebuild.lock")
 _SECONDS_BETWEEN_NOTES = 30.0
 
@@ -84,9 +86,8 @@ def _wait(descriptor: int, path: Path, say: Callable[[str], None], stopped: Call
 
 
 def _read_holder(path: Path) -> Holder | None:
-    text = path.read_text()
-    with contextlib.suppress(json.JSONDecodeError, TypeError):  # cut off by a power failure: nobody to name
-        return Holder(**json.loads(text)) if text else None
+    with contextlib.suppress(TypeError):  # cut off by a power failure: nobody to name
+        return Holder(**read_mapping(path))
     return None
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from tasks.clone import check_settings, dvc, git, make_clone
-from tasks.grid import Point, Sweep, write_settings
+from tasks.clone import changed_files, check_settings, dvc, git, make_clone
+from tasks.graph import Graph
+from tasks.grid import Point, Sweep
+from tasks.point_settings import write_settings
 from tasks.schedule import Node
 
 _FOLDER = Path(".dvc/tmp/sweeps")  # inside .dvc, where neither git nor DVC looks for files of the project
@@ -23,20 +25,27 @@ def experiment_of(sweep: Sweep, point: Point) -> str:
     return f"{sweep.name}-{point.name}"
 
 
-def prepare(root: Path, sweep: Sweep, point: Point) -> Path:
-    """A point's clone, at the commit checked out in `root`, with the point's settings, all of them valid.
-
-    Raises: RebuildError for a setting that does not exist or has a value the stages refuse.
-    """
+def open_clone(root: Path, sweep: Sweep, point: Point) -> Path:
+    """A point's clone, made unless it is there. Raises: RebuildError when something else is there."""
     clone = clone_of(root, sweep, point)
     make_clone(root, clone)
+    return clone
+
+
+def prepare(root: Path, clone: Path, point: Point) -> None:
+    """Bring a point's clone to the commit checked out in `root`, with the point's settings, all of them valid.
+
+    Hold the clone's lock. Raises: RebuildError for a setting that does not exist or has a value the stages refuse.
+    """
     head = git(root, "rev-parse", "HEAD")
     if git(clone, "rev-parse", "HEAD") != head:
         git(clone, "fetch", "--quiet", "origin", head)
         git(clone, "checkout", "--quiet", "--force", "--detach", head)
+    elif written := [name for name in changed_files(clone, "M")[1] if Path(name).name != ".gitignore"]:
+        # By an earlier form of the sweep, which may have had more settings; DVC itself writes .gitignore.
+        git(clone, "checkout", "--quiet", "HEAD", "--", *written)
     write_settings(clone, point.settings)
     check_settings(clone)
-    return clone
 
 
 def merge(by_point: Mapping[str, list[Node]]) -> list[Node]:
@@ -54,15 +63,19 @@ def merge(by_point: Mapping[str, list[Node]]) -> list[Node]:
     return merged
 
 
-def save(sweep: Sweep, point: Point, clone: Path, in_git: list[str]) -> None:
+def save(sweep: Sweep, point: Point, clone: Path, graph: Graph) -> None:
     """Save a built point as a DVC experiment in the clone that started the sweep.
 
-    `in_git` are the outputs that git keeps; those the commit does not have yet must be named to be saved.
+    DVC records one stage anew, the last of those that were built: all are recorded already, and without a target DVC
+    would want the outputs of stages that the sweep does not build.
+
+    Raises: RebuildError with DVC's own words.
     """
-    name = experiment_of(sweep, point)
-    new = [part for path in in_git for part in ("--include-untracked", path)]
-    dvc(clone, "exp", "save", "--quiet", "--force", "--name", name, *new)
-    dvc(clone, "exp", "push", "--quiet", "--force", "--no-cache", "origin", name)
+    name, last = experiment_of(sweep, point), list(graph.stages)[-1]
+    # Outputs that git keeps must be named where the commit does not have them yet.
+    new = [part for stage in graph.stages.values() for path in stage.in_git for part in ("--include-untracked", path)]
+    dvc(clone, "exp", "save", last, "--force", "--name", name, *new)
+    dvc(clone, "exp", "push", "--force", "--no-cache", "origin", name)
 
 
 def promote(root: Path, sweep: Sweep, point: Point, branch: str) -> None:

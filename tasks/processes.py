@@ -10,6 +10,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from tasks.loopback import direct_loopback
+
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 """The command line of DVC: without the flag, parallel calls fail on its lock."""
 _SUPERVISOR = Path(__file__).with_name("supervise.py")
@@ -17,10 +19,11 @@ _NEVER_INHERITED = ("PREFECT__", "DVC_STAGE", "DVC_ROOT")
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of DVC and stages: this interpreter's folder first on PATH, no telemetry, unbuffered output."""
+    """The environment of DVC and stages: this interpreter first on PATH, no telemetry, no proxy to this machine."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_NEVER_INHERITED)}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
-    return {**kept, "PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **(extra or {})}
+    own = {"PATH": path, "DVC_NO_ANALYTICS": "1", "PYTHONUNBUFFERED": "1", **direct_loopback(kept)}
+    return {**kept, **own, **(extra or {})}
 
 
 class Command:

@@ -5,7 +5,6 @@ A training stage writes `.resume/progress/<stage>.json`: {"step", "steps", "eta_
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import time
@@ -16,6 +15,8 @@ from uuid import UUID
 
 import httpx
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from tasks.mappings import read_progress
 
 _SECONDS_BETWEEN_UPDATES = 2.0
 # Shown in words; every other number of the file is shown as it is.
@@ -48,10 +49,8 @@ class StageProgress:
         if not last and time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _SECONDS_BETWEEN_UPDATES
-        if not self.path.exists():
-            return
-        state = json.loads(self.path.read_text())  # replaced whole by the stage, so never half a file
-        if state == self._shown:
+        state = read_progress(self.path)
+        if not state or state == self._shown:
             return
         self._shown = state
         if state.get("resumed_from") is not None and self.resumed_from is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import subprocess
 import threading
 import time
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.states import Cancelled, Completed, Failed
 
+from tasks.clone import dvc
+from tasks.errors import RebuildError
 from tasks.graph import Stage
 from tasks.leases import Lease
 from tasks.processes import DVC, Command
@@ -125,13 +126,12 @@ def _reason(stage: Stage, lines: list[str]) -> str:
 
 
 def _push(stage: Stage, place: RunPlace) -> str:
-    done = subprocess.run(
-        [*DVC, "push", "--run-cache", stage.name], cwd=place.root, capture_output=True, text=True, check=False
-    )
-    if done.returncode == 0:
-        return ", pushed"
-    get_run_logger().warning("not pushed: %s", done.stderr.strip())
-    return ", NOT pushed: `dvc push --run-cache` shows why"
+    try:
+        dvc(place.root, "push", "--run-cache", stage.name)
+    except RebuildError as error:
+        get_run_logger().warning("not pushed: %s", error)
+        return ", NOT pushed: `dvc push --run-cache` shows why"
+    return ", pushed"
 
 
 def _stage_environment(place: RunPlace, lease: Lease) -> dict[str, str]:

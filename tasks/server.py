@@ -11,6 +11,8 @@ import httpx
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from tasks.errors import RebuildError
+from tasks.loopback import proxy_variable, use_direct_loopback
+from tasks.mappings import read_mapping
 
 _NOTE = "server.json"  # inside PREFECT_HOME
 
@@ -19,20 +21,23 @@ _NOTE = "server.json"  # inside PREFECT_HOME
 def server(say: Callable[[str], None]) -> Iterator[str | None]:
     """Use a Prefect server for the flow runs inside; its API address, None for a temporary one.
 
-    Raises: RebuildError when PREFECT_API_URL names a server that does not answer.
+    Raises: RebuildError when PREFECT_API_URL names a server that does not answer, or a proxy cannot be used.
     """
     settings = get_current_settings()
+    use_direct_loopback(settings.api.url or "")
     if settings.api.url:
         if not answers(settings.api.url):
+            proxy = proxy_variable(settings.api.url)
             raise RebuildError(
-                f"No Prefect server answers at {settings.api.url}.\n"
+                f"No Prefect server answers at {settings.api.url}"
+                f"{f', asked through the proxy in {proxy}' if proxy else ''}.\n"
                 "Start it (`make serve`), or unset PREFECT_API_URL to use a temporary one."
             )
         yield settings.api.url
         return
     note = settings.home / _NOTE
-    url = json.loads(note.read_text())["url"] if note.exists() else None
-    if url and answers(url):
+    url = read_mapping(note).get("url")
+    if isinstance(url, str) and answers(url):
         with temporary_settings({PREFECT_API_URL: url}):
             yield url
         return
@@ -45,7 +50,7 @@ def server(say: Callable[[str], None]) -> Iterator[str | None]:
 
 def answers(url: str, seconds: float = 10.0) -> bool:
     """Whether a Prefect server is healthy at `url`, e.g. http://127.0.0.1:4200/api."""
-    with contextlib.suppress(httpx.HTTPError):
+    with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL):
         return httpx.get(f"{url}/health", timeout=seconds).is_success
     return False
 

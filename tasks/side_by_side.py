@@ -9,12 +9,13 @@ retries and a web page to watch, see flows/rebuild.py.
 from __future__ import annotations
 
 import argparse
-import json
+import errno
 import re
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -25,6 +26,8 @@ from tasks.graph import read_graph
 from tasks.leases import Lease, Slots, visible_devices
 from tasks.leftovers import clear_leftovers
 from tasks.locks import hold_clone
+from tasks.mappings import read_progress
+from tasks.own_results import prefer_own_results
 from tasks.processes import DVC, Command
 from tasks.schedule import BROKEN, MOVED, Finish, Node, Outcome, nodes_of, run_nodes
 
@@ -56,8 +59,7 @@ class Board:
     def advance(self, bar: TaskID, name: str, began: float) -> None:
         """Draw the stage's own progress, if it has written any since `began`."""
         note = Path(".resume/progress") / f"{name}.json"
-        if note.is_file() and note.stat().st_mtime >= began:
-            state = json.loads(note.read_text(encoding="utf-8"))
+        if note.is_file() and note.stat().st_mtime >= began and (state := read_progress(note)):
             shown = " ".join(f"{key} {state[key]:.3g}" for key in ("loss", "valid_rouge_l") if key in state)
             self.bars.update(bar, total=state["steps"], completed=state["step"], note=shown)
 
@@ -71,15 +73,15 @@ class Board:
             self.console.print(f"[{self.done}/{self.total}] {name}: {outcome.lower()} in {seconds:.0f} s", markup=False)
 
 
-def run(node: Node, lease: Lease, board: Board, stop: threading.Event, clone_lock: int) -> Outcome:
-    """Bring one stage up to date and show it."""
+def run(node: Node, lease: Lease, board: Board, stopped: Callable[[], bool], clone_lock: int) -> Outcome:
+    """Bring one stage up to date and show it; end it once `stopped()`."""
     began, said = time.time(), []
     bar = board.begin(node.key)
     devices = {"CUDA_VISIBLE_DEVICES": ",".join(lease.devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     command = Command([*DVC, "repro", "-s", node.key], Path.cwd(), devices, (clone_lock, *lease.descriptors))
     ran = restored = False
     for line in command.lines(every=0.5):
-        if stop.is_set():
+        if stopped():
             command.stop()
         board.advance(bar, node.key, began)
         if line is not None:
@@ -87,7 +89,7 @@ def run(node: Node, lease: Lease, board: Board, stop: threading.Event, clone_loc
             restored |= "is cached - skipping run" in line
             said += [] if _CHATTER.search(line) else [line]
     if command.wait():
-        outcome = Outcome.CANCELLED if stop.is_set() else Outcome.FAILED
+        outcome = Outcome.CANCELLED if stopped() else Outcome.FAILED
     else:
         outcome = Outcome.BUILT if ran else Outcome.RESTORED if restored else Outcome.UP_TO_DATE
     board.end(bar, node.key, outcome, time.time() - began, said)
@@ -113,24 +115,36 @@ def main() -> int:
     with hold_clone(root, "none", say, stop.is_set) as clone:
         if clone is None:
             return 130
-        for sentence in clear_leftovers(root):
-            say(sentence)
         try:
+            for sentence in (*clear_leftovers(root), *prefer_own_results(root)):
+                say(sentence)
             graph = read_graph(root, arguments.targets)
         except RebuildError as error:
             say(f"error: {error}")
             return 2
         board, descriptor = Board(len(graph.changed)), clone.descriptor
+        dropped: set[str] = set()
+
+        def drop(node: Node, failed: Node) -> None:
+            dropped.add(node.key)
+            board.console.print(
+                f"{node.key} is stopped, and goes on when it is wanted: nothing that it leads to can be built without "
+                f"{failed.key}",
+                markup=False,
+            )
 
         def start(node: Node, lease: Lease, finish: Finish) -> None:
             def work() -> None:
-                finish(run(node, lease, board, stop, descriptor), "")
+                def stopped() -> bool:
+                    return stop.is_set() or node.key in dropped
+
+                finish(run(node, lease, board, stopped, descriptor), "")
 
             threading.Thread(target=work).start()
 
         with board.bars:
             slots = Slots(visible_devices(), max(1, arguments.slots))
-            endings = run_nodes(nodes_of(graph, str(root)), slots, start, lambda *_: None, stop.is_set)
+            endings = run_nodes(nodes_of(graph, str(root)), slots, start, lambda *_: None, stop.is_set, drop=drop)
     return summarise({name: ending.outcome for name, ending in endings.items()}, stop.is_set())
 
 
@@ -149,5 +163,17 @@ def summarise(outcomes: dict[str, Outcome], stopped: bool) -> int:
     return 0
 
 
+def guarded() -> int:
+    """The same; a clone that may not be written is answered with a sentence and exit code 2."""
+    try:
+        return main()
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        fix = "give this user the right to it, or work in a clone on a disk that can be written"
+        print(f"error: {error.filename}: {error.strerror}; {fix}", file=sys.stderr)
+        return 2
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(guarded())

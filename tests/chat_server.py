@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -17,10 +17,12 @@ from typing import Any
 class Say:
     """A well-formed completion."""
 
-    text: str | None
+    text: Any
     refusal: str | None = None
     finish: str = "stop"
-    usage: Mapping[str, int] | None = field(default_factory=lambda: {"prompt_tokens": 100, "completion_tokens": 10})
+    usage: Mapping[str, Any] | None = field(default_factory=lambda: {"prompt_tokens": 100, "completion_tokens": 10})
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further fields of the message."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,17 @@ class Drop:
     """The connection closes in the middle of the answer."""
 
 
-Action = Say | Status | Raw | Hang | Drop
+@dataclass(frozen=True)
+class Drip:
+    """An answer without an end: so many bytes, a pause, so many bytes."""
+
+    size: int = 1
+    pause: float = 0.05
+    head: bool = False
+    """Header lines without an end, in place of a body."""
+
+
+Action = Say | Status | Raw | Hang | Drop | Drip
 Script = Callable[[dict[str, Any], int], Action]
 
 
@@ -77,7 +89,7 @@ def rate(body: dict[str, Any], number: int) -> Action:
 class ChatServer:
     """What came in, what goes out."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, host: str = "127.0.0.1") -> None:
         self.script = script
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -121,6 +133,17 @@ class ChatServer:
                         self.wfile.flush()
                         self.connection.shutdown(socket.SHUT_RDWR)
                         self.close_connection = True
+                    case Drip():
+                        self._drip(action)
+
+            def _drip(self, drip: Drip) -> None:
+                head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                self.wfile.write(head if drip.head else head + b"\r\n")
+                self.close_connection = True
+                with contextlib.suppress(OSError):
+                    while True:
+                        self.wfile.write(b"X-A: b\r\n" if drip.head else b" " * drip.size)
+                        time.sleep(drip.pause)
 
             def _send(
                 self, code: int, body: str, headers: Mapping[str, str] | None = None, kind: str = "application/json"
@@ -138,12 +161,13 @@ class ChatServer:
 
         class Quiet(ThreadingHTTPServer):
             daemon_threads = True
+            address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
 
             def handle_error(self, request: object, client_address: object) -> None:
                 """A client that went away is what some tests are about."""
 
-        self._http = Quiet(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        self._http = Quiet((host, 0), Handler)
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{self._http.server_address[1]}/v1"
 
     def start(self) -> None:
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -154,7 +178,7 @@ class ChatServer:
 
 
 def _completion(said: Say, body: dict[str, Any]) -> dict[str, Any]:
-    message = {"role": "assistant", "content": said.text, "refusal": said.refusal}
+    message = {"role": "assistant", "content": said.text, "refusal": said.refusal, **said.more}
     content = {
         "id": "chatcmpl-0",
         "object": "chat.completion",
@@ -165,9 +189,9 @@ def _completion(said: Say, body: dict[str, Any]) -> dict[str, Any]:
     return content if said.usage is None else content | {"usage": dict(said.usage)}
 
 
-@contextmanager
-def serving(script: Script = rate) -> Iterator[ChatServer]:
-    server = ChatServer(script)
+@contextlib.contextmanager
+def serving(script: Script = rate, host: str = "127.0.0.1") -> Iterator[ChatServer]:
+    server = ChatServer(script, host)
     server.start()
     try:
         yield server

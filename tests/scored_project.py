@@ -130,7 +130,7 @@ def make_measures(root: Path, rng: random.Random) -> None:
 
 def put_tokenizer(root: Path) -> None:
     """The family's tokenizer, which counts words."""
-    tokenizer = Tokenizer(WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(WordLevel({word: place for place, word in enumerate(("[UNK]", *WORDS))}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     put(root / "data/toy/tokenizer/tokenizer.json", tokenizer.to_str())
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -61,6 +62,20 @@ def test_which_way_is_up(name: str, expected: int) -> None:
     assert direction(name) == expected
     moved = change(20, 30, name=name)
     assert moved.verdict == {1: "better", -1: "worse", 0: "changed"}[expected]
+
+
+def test_few_prompts_and_other_words_of_rouge_settle_nothing() -> None:
+    cell = {"mean": 20.0, "ci95": [19.0, 21.0]}
+
+    def verdict(**new: Any) -> str:
+        (before,), (after,) = (
+            [value for _, value in values(each, "m")] for each in (cell, cell | {"mean": 90.0} | new)
+        )
+        return Change("tiny.kd.toy.rouge_l", before, after).verdict
+
+    assert verdict(ci95=[89.0, 91.0]) == "better"
+    assert verdict(ci95=[89.0, 91.0], prompts=5) == "too few prompts"
+    assert verdict(ci95=[89.0, 91.0], words="unicode") == "changed"
 
 
 def test_without_spread_nothing_is_called_better_or_worse() -> None:
@@ -175,6 +190,11 @@ def test_command_tells_settings_data_code_and_metrics(repository: Path) -> None:
         assert expected in text
     for expected in ("params.yaml: quality", "words.txt", "distill/score.py", "tiny.minillm.toy.rouge_l"):
         assert expected in told
+
+
+def test_an_interval_of_another_shape_is_none() -> None:
+    content = {"a": {"mean": 1, "ci95": [1]}, "b": {"mean": 2, "std": None}, "c": {"mean": 0, "std": 1}, "d": [{}]}
+    assert dict(values(content, "t")) == {"t.a": Value(1.0), "t.b": Value(2.0), "t.c": Value(0.0, (-1.96, 1.96))}
 
 
 def test_gate_fails_when_a_metric_got_worse(repository: Path) -> None:

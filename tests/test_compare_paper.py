@@ -77,6 +77,17 @@ def test_a_printed_digit_stands_for_all_that_round_to_it(interval: tuple[float, 
     assert Compared("minillm", "dolly", "rouge_l", 24.6, 0.0, interval).verdict == verdict
 
 
+def test_few_prompts_and_words_that_are_not_the_papers_are_not_held_beside_it() -> None:
+    cell = {"rouge_l": score(25.0, 0.3) | {"prompts": 5}}
+    found = build(read_paper(), "gpt2-base", {"sft": {"dolly": cell}}, {})
+    assert found is not None
+    assert found.rows[0].cells[0].sign == "?"
+    assert "? 1 cells have too few prompts" in " ".join(found.notes)
+    assert not list(
+        compare(read_paper(), "gpt2-base", {"sft": {"dolly": {"rouge_l": score(9, 1) | {"words": "unicode"}}}})
+    )
+
+
 def test_the_command_prints_the_table_and_one_line_for_a_toy(project: Path) -> None:
     done = command(project)
     assert done.returncode == 0, done.stderr
@@ -96,6 +107,8 @@ def test_what_is_missing_is_said(project: Path) -> None:
     assert done.returncode == 2 and "results/opt-1b3.json does not exist; build it with `make repro`" in done.stderr
     write_json(project / "results/opt-1b3.json", {"sft": {"mine": {"rouge_l": score(1, 1)}}})
     assert "evaluated on none of the paper's sets" in command(project, "opt-1b3").stdout
+    write_json(project / "results/opt-1b3.json", [])
+    assert command(project, "opt-1b3").stderr.startswith("error: results/opt-1b3.json is damaged (it holds a list ")
 
 
 def test_the_table_is_whole(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from distill.data.rows import Fields, Row, Split, read_split
 from distill.data.settings import DataSettings
 from distill.project.errors import DataError
 from distill.project.files import read_json, read_jsonl
+from distill.project.randomness import permutation
 from distill.project.settings import read_yaml
 from distill.text.settings import PromptSettings, TokenizerSettings
 from distill.text.tokenizers import build_tokenizer
@@ -142,6 +143,20 @@ def test_validation_rows_are_drawn_from_all_over_the_training_rows() -> None:
     assert hold_out(split, 100)[1] == valid
     with pytest.raises(DataError, match="lower `valid_rows`"):
         hold_out(split, 1000)
+
+
+def test_rows_of_one_prompt_stay_on_one_side() -> None:
+    """White space makes no other prompt, another input does; without duplicates the draw is that of single rows."""
+    rows = [Row(i, f"Say  {i // 3}. " if i % 2 else f"Say {i // 3}.", "", (f"{i}",), "") for i in range(300)]
+    train, valid = hold_out(Split("rows", 300, rows, [], {}), 31)
+    assert len(valid.rows) == 30, "31 would part the rows of a prompt"
+    assert not {row.number // 3 for row in train.rows} & {row.number // 3 for row in valid.rows}
+    assert len(hold_out(Split("rows", 6, rows[:6], [], {}), 1)[1].rows) == 3, "a prompt has three rows at least"
+    single = [row._replace(input=f"{row.number}") for row in rows]
+    drawn = permutation(300, 0, "validation rows")[:31]
+    assert [row.number for row in hold_out(Split("rows", 300, single, [], {}), 31)[1].rows] == sorted(drawn)
+    with pytest.raises(DataError, match="3 usable rows of 1 different prompts, too few to take 1 of them"):
+        hold_out(Split("rows", 3, rows[:3], [], {}), 1)
 
 
 def test_the_same_input_gives_the_same_bytes(prepare_here: Prepare, tmp_path: Path) -> None:

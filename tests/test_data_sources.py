@@ -147,8 +147,8 @@ def test_wrong_field_names_are_an_error_that_names_the_fields_there_are(tmp_path
 
 def test_whatever_cannot_be_read_at_all_is_one_error_with_its_fix(tmp_path: Path) -> None:
     assert message_of(tmp_path / "none.jsonl").endswith("correct the path or put the file there")
-    (tmp_path / "a.csv").write_text("x")
-    assert message_of(tmp_path / "a.csv").endswith("give .jsonl, .jsonl.xz, .json or .parquet")
+    (tmp_path / "a.xlsx").write_text("x")
+    assert "is of no kind that can be read; give .jsonl, .json, .csv, .tsv, " in message_of(tmp_path / "a.xlsx")
     (tmp_path / "b.jsonl.xz").write_bytes(b"not xz at all")
     assert message_of(tmp_path / "b.jsonl.xz").endswith("fetch it again")
     (tmp_path / "c.jsonl.xz").write_bytes(lzma.compress(b"{}" * 5000)[:40])

@@ -7,11 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from distill.generation.settings import SamplingSettings
+from distill.generation.validation import Validation
+from distill.text.examples import read_examples, read_words
+
 ROOT = Path(__file__).resolve().parents[1]
-ROW = {"instruction": "Say hello.", "output": "Hello."}
+ROWS = [{"instruction": f"Say hello {i // 2}.", "output": "Hello."} for i in range(10)]
 PROFILE = """\
 recipe:
   data:
@@ -26,6 +31,10 @@ recipe:
 """
 
 
+# Of a validation that is asked for its selector alone: tokenizer, sampling, length, batch and seed.
+_UNUSED: tuple[Any, ...] = (None, SamplingSettings(), 1, 1, 0)
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A folder laid out like the repository, with a family `mine` and an evaluation set `own` in it."""
@@ -34,7 +43,7 @@ def project(tmp_path: Path) -> Path:
         (tmp_path / folder).mkdir()
     (tmp_path / "profiles/mine.yaml").write_text(PROFILE)
     (tmp_path / "evalsets/own.yaml").write_text("description: Mine.\nlicence: mine\n")
-    (tmp_path / "rows/train.jsonl").write_text((json.dumps(ROW) + "\n") * 10)
+    (tmp_path / "rows/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return tmp_path
 
 
@@ -54,7 +63,8 @@ def test_prepare_prints_a_short_table_and_nothing_else(project: Path) -> None:
     lines = [line.split() for line in ran.stdout.splitlines() if line.strip()]
     assert ["rows", "read", "10", "2"] in lines
     assert ["moved", "to", "validation", "−2"] in lines
-    assert ["also", "in", "train", "2"] in lines
+    assert ["again", "in", "the", "same", "split", "4", "1"] in lines
+    assert "also in train" not in ran.stdout, "rows of one prompt stay together"
     assert len(lines) < 20
     made = {path.name for path in (project / "data/mine").iterdir()}
     assert made == {"train.parquet", "valid.parquet", "tokenizer", "report.json"}
@@ -68,6 +78,33 @@ def test_evalset_prints_a_short_table_and_nothing_else(project: Path) -> None:
 
 
 HUB = "description: d\nlicence: l\nhub: {id: owner/name, revision: %s}\n"
+
+
+def test_references_that_rouge_cannot_read_are_said_and_refused(project: Path) -> None:
+    """Chinese answers with a digit each: a word that Rouge-L can read, and none of what they say."""
+    rows = [{"instruction": f"第{i}个问题", "output": f"答案是第{i}号房间。"} for i in range(10)]
+    (project / "rows/train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ran = run(project, "evalset", "own")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "the references of `own`: Rouge-L cannot read 10 of 10" in ran.stderr
+    assert ran.stderr.endswith("write `rouge: unicode` in evalsets/own.yaml\n")
+    assert not (project / "evaluation").exists()
+    ran = run(project, "prepare", "mine")
+    assert ran.returncode == 0 and "unread by Rouge-L" in ran.stdout
+    assert "chosen by validation loss; `recipe.data.rouge: unicode` in profiles/mine.yaml reads them" in ran.stderr
+    valid = project / "data/mine/valid.parquet"
+    assert Validation(read_examples(valid), *_UNUSED, words=read_words(valid)).selector("rouge_l") == "loss"
+
+    (project / "evalsets/own.yaml").write_text("description: Mine.\nlicence: mine\nrouge: unicode\n")
+    (project / "profiles/mine.yaml").write_text(
+        PROFILE.replace("    valid_rows: 2", "    valid_rows: 2\n    rouge: unicode")
+    )
+    for stage, name in (("evalset", "own"), ("prepare", "mine")):
+        ran = run(project, stage, name)
+        assert (ran.returncode, ran.stderr) == (0, "")
+    asked = {json.loads(line)["rouge"] for line in (project / "evaluation/own.jsonl").read_text().splitlines()}
+    assert (asked, read_words(valid)) == ({"unicode"}, "unicode")
+    assert Validation(read_examples(valid), *_UNUSED, words=read_words(valid)).selector("rouge_l") == "rouge_l"
 
 
 @pytest.mark.parametrize(

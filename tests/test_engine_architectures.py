@@ -77,8 +77,8 @@ def largest_gap(model: PreTrainedModel) -> float:
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([prompt + response.ids])).logits[0, len(prompt) - 1 : -1]
         expected = logits.log_softmax(-1).gather(-1, torch.tensor(response.ids)[:, None]).squeeze(-1)
-        gaps.append((response.logprobs - expected).abs().max().item())
-    return float(max(gaps))
+        gaps.append(float((response.logprobs - expected).abs().max()))
+    return max(gaps)
 
 
 @pytest.mark.parametrize("architecture", EXACT)

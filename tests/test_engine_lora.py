@@ -16,15 +16,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from distill.models.checkpoints import Adapted, save_checkpoint
 from distill.models.loading import load_model
-from distill.models.lora import (
-    add_adapter,
-    has_adapter,
-    merge_adapter,
-    read_adapter,
-    same_shape,
-    save_adapter,
-    trainable,
-)
+from distill.models.lora import add_adapter, has_adapter, read_adapter, same_shape, save_adapter, trainable
+from distill.models.merging import merge_adapter
 from distill.models.parts import backbone, head
 from distill.models.settings import LoraSettings
 from distill.objectives import sft

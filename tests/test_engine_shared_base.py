@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from distill.models.checkpoints import Adapted, save_checkpoint
 from distill.models.loading import load_model
-from distill.models.lora import has_adapter, trainable, with_shared_weights
+from distill.models.lora import has_adapter, trainable
+from distill.models.merging import with_shared_weights
 from distill.models.settings import LoraSettings
 from distill.objectives.minillm.objective import MiniLLM
 from distill.objectives.minillm.settings import MiniLLMSettings

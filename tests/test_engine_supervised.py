@@ -15,13 +15,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from distill.evaluation.likelihood import response_logprobs
 from distill.generation.validation import reference_loss
+from distill.models import parts
+from distill.models.parts import head, rows_of
 from distill.objectives import kd, sft
 from distill.parallel.processes import ALONE
 from distill.project.errors import DivergedError, TrainingError
 from distill.project.progress import Progress
 from distill.runs.curves import Curves
 from distill.runs.hardware import HardwareSettings
+from distill.runs.selection import By, fallback
 from distill.runs.stopping import StopRequest
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
@@ -77,7 +81,8 @@ def trained(
     settings = given.pop("settings", None) or recipe(objective)
     rows = examples() if rows is None else rows
     scratch = Path(f"scratch-{micro_batch}")
-    lesson = Lesson("test", rows, settings, objective, 0, given.pop("teacher", None), given.pop("validate", None))
+    teacher, validate, select = (given.pop(name, None) for name in ("teacher", "validate", "select"))
+    lesson = Lesson("test", rows, settings, objective, 0, teacher, validate, select)
     curves = train_supervised(model, lesson, hardware, scratch, **given)
     return model, curves
 
@@ -279,10 +284,27 @@ def test_the_trainer_takes_rows_in_that_order_each_epoch(monkeypatch: pytest.Mon
     assert seen == first + list(sampler)
 
 
-@pytest.mark.parametrize(("select", "best"), [("rouge_l", 6), ("loss", 9)])
-def test_the_selected_weights_are_what_remains(select: str, best: int) -> None:
-    """Four epochs of three steps; Rouge-L is best after the second, the loss after the third."""
+def test_losses_without_a_gradient_form_a_few_logits_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rows = tiny_model(spread=0.2), examples()
+    whole = reference_loss(model, rows, 8), response_logprobs(model, rows, 8)
+    vocabulary = rows_of(head(model))
+    monkeypatch.setattr(parts, "_LOGITS_AT_ONCE", 5 * vocabulary)
+    seen: list[int] = []
+    head(model).register_forward_hook(lambda _, __, logits: seen.append(logits.numel()))
+    assert reference_loss(model, rows, 8) == pytest.approx(whole[0], rel=1e-12)
+    torch.testing.assert_close(response_logprobs(model, rows, 8), whole[1], rtol=1e-12, atol=1e-12)
+    assert max(seen) == 5 * vocabulary < sum(seen)
+
+
+@pytest.mark.parametrize(
+    ("select", "by", "flat", "best"),
+    [("rouge_l", None, False, 6), ("loss", None, False, 9), ("rouge_l", None, True, 9), ("rouge_l", "loss", False, 9)],
+)
+def test_the_selected_weights_are_what_remains(select: str, by: By | None, flat: bool, best: int) -> None:
+    """Four epochs of three steps; Rouge-L is best after the second unless `flat`, the loss after the third."""
     found = {3: (10.0, 3.0), 6: (30.0, 2.0), 9: (20.0, 1.0), 12: (15.0, 4.0)}
+    if flat:
+        found = {step: (0.0, loss) for step, (_, loss) in found.items()}
     seen: dict[int, list[Tensor]] = {}
 
     def validate(model: PreTrainedModel) -> dict[str, float]:
@@ -290,8 +312,11 @@ def test_the_selected_weights_are_what_remains(select: str, best: int) -> None:
         seen[step] = [parameter.detach().clone() for parameter in model.parameters()]
         return {"rouge_l": found[step][0], "loss": found[step][1]}
 
-    model, curves = trained(4, validate=validate, settings=recipe(epochs=4, select=select))
+    model, curves = trained(4, validate=validate, settings=recipe(epochs=4, select=select), select=by)
     assert not model.training
+    told = fallback(curves.points, recipe(select=select).select, by or recipe(select=select).select)
+    assert (told is not None) == (flat or by == "loss")
+    assert told is None or "lowest validation loss is kept, 1 at step 9" in told
     for parameter, kept in zip(model.parameters(), seen[best], strict=True):
         assert torch.equal(parameter, kept)
     assert curves.points["valid_rouge_l"] == [[step, values[0]] for step, values in found.items()]

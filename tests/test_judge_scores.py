@@ -141,7 +141,7 @@ def test_unjudged_pairs_are_in_neither_sum() -> None:
     found = summary.summarise(rows, seed=0)
     assert (found["mean"], found["judged"], found["pairs"]) == (50.0, 1, 3)
     assert found["reasons"] == {"refusal": 1, "reply": 1}
-    assert summary.shown({"judge": found}) == "50.0 ± 0.0 (1 of 3)"
+    assert summary.shown({"judge": found}) == "50.0 (1 of 3)"
 
 
 @pytest.mark.parametrize(
@@ -157,6 +157,13 @@ def test_no_score_is_made_up(rows: list[dict[str, Any]]) -> None:
     found = summary.summarise(rows, seed=0)
     assert set(found) == {"judged", "pairs", "reasons"}
     assert summary.shown({"judge": found}) == summary.shown({}) == "not judged"
+
+
+def test_few_pairs_without_a_reply_leave_a_score_and_many_none() -> None:
+    for lost, scored in ((2, True), (3, False)):
+        rows = [row(i, 10, 4, 8) for i in range(40 - lost)]
+        rows += [row(40 + i, 10, None, None, f"rejected: status 400: too long by {i}") for i in range(lost)]
+        assert ("mean" in summary.summarise(rows, seed=0)) is scored
 
 
 def test_the_interval_covers_what_it_should() -> None:

@@ -31,7 +31,7 @@ NEVER_IMPORTS = {
 CORE = ("distill/generation", "distill/losses", "distill/models", "distill/objectives", "distill/on_policy")
 CORE_MAY_IMPORT = {"torch", "transformers", "pydantic", "safetensors", "numpy"}
 # Imported where an adapter is and not before, so that it need not be there otherwise.
-CORE_IMPORTS_LATE = {Path("distill/models/lora.py"): {"peft"}}
+CORE_IMPORTS_LATE = {Path(f"distill/models/{name}.py"): {"peft"} for name in ("lora", "merging")}
 
 LOADER = Path("distill/training/objective.py")
 MOST_LINES = 350

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from commands import adopt, check
-from commands.adopt_models import Models
-from commands.adopt_recipe import SIZES, Adoption, profile_text, size_of
-from commands.methods import read_methods
-from distill.project.references import Reference
+from commands import adopt, adopt_estimate, check
 from distill.project.settings import read_yaml
 from distill.text.tokenizers import learn_bpe
 from stages import base, evalset, prepare
@@ -43,6 +39,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer(CHAT).save_pretrained(root / name)
     (root / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return root
+
+
+@pytest.fixture(autouse=True)
+def rough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rough prices instead of measured ones, which take seconds."""
+    monkeypatch.setattr(adopt_estimate, "measured_here", lambda found, *_: found)
 
 
 @pytest.fixture
@@ -90,7 +92,8 @@ def test_the_sentence_gives_a_family_that_runs(root: Path, run: Stage, capsys: p
     profile = read_yaml(root / "profiles/mine.yaml")["recipe"]
     assert profile["prompt"]["chat_template"] is True
     limits = ("max_prompt_tokens", "max_response_tokens", "max_sequence_tokens")
-    assert [profile["prompt"][limit] for limit in limits] == [128, 128, 256]
+    assert [profile["prompt"][limit] for limit in limits] == [32, 16, 48], "tokens are bytes"
+    assert profile["data"]["test"] == {"path": "test.jsonl"}
     assert profile["tokenizer"]["eos_token"] == "<end>"
     assert profile["students"]["mine-student"]["minillm"]["max_steps"] == 32
     edit(root / "profiles/mine.yaml", "recipe.teacher.sft.epochs", 1)
@@ -101,14 +104,21 @@ def test_the_sentence_gives_a_family_that_runs(root: Path, run: Stage, capsys: p
     assert (root / "runs/mine/teacher/model.safetensors").exists()
 
 
-def test_only_takes_the_other_rows_out_of_the_table(root: Path, run: Stage) -> None:
+def test_only_takes_the_other_rows_out_of_the_table(root: Path, run: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(root / "params.yaml", "judge.datasets", ["toy_id"])
+    (root / "results").mkdir()
+    (root / "results/tiny.json").write_text("{}")
     run(adopt.main, *SENTENCE, "--only", "--teacher-is-finished", "--corpus", "my.jsonl")
+    said = capsys.readouterr().out
+    assert "`git rm results/tiny.json` takes them out" in said and "the judge is off" in said
     params = read_yaml(root / "params.yaml")
+    assert params["calibration"] == {} and params["judge"]["datasets"] == []
     assert params["students"] == {"mine-student": {"family": "mine"}}
     assert params["families"] == {"mine": "adopted/mine"}
     assert params["datasets"] == {"mine_test": "adopted/mine/test.jsonl"}
     text = (root / "params.yaml").read_text()
     for comment in (
+        "# What is trained and evaluated. Every method",
         "# A row: a student and the family",
         "# where a family's training rows come from",
         "# sets answered",
@@ -121,29 +131,73 @@ def test_only_takes_the_other_rows_out_of_the_table(root: Path, run: Stage) -> N
     run(check.main)
 
 
-def test_own_test_rows_and_other_field_names(root: Path, run: Stage) -> None:
-    rows = "".join(json.dumps({"question": row["instruction"], "answer": row["output"]}) + "\n" for row in ROWS)
+def test_own_files_and_other_field_names(root: Path, run: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.dumps({"question": row["instruction"], "answer": row["output"]}) + "\n" for row in ROWS]
     (root / "rows").mkdir()
-    for name in ("train", "test"):
-        (root / f"rows/{name}.jsonl").write_text(rows)
-    sentence = list(SENTENCE)
-    sentence[-1] = "rows/train.jsonl"
-    run(adopt.main, *sentence, "--test", "rows/test.jsonl", "--fields", "instruction=question,output=answer")
+    for name, part in (("train", rows[:50]), ("test", rows[40:]), ("valid", rows[55:])):
+        (root / f"rows/{name}.jsonl").write_text("".join(part))
+    sentence = [*SENTENCE[:-1], "rows/train.jsonl", "--test", "rows/test.jsonl", "--valid", "rows/valid.jsonl"]
+    sentence[sentence.index("teacher")] = "student"
+    run(adopt.main, *sentence, "--fields", "instruction=question,output=answer")
+    said = capsys.readouterr().out
+    assert "warning   10 of 20 test rows ask what a training row asks" in said
+    assert "warning   teacher and student are one model" in said
     assert not (root / "adopted").exists()
     assert read_yaml(root / "params.yaml")["families"]["mine"] == "rows/train.jsonl"
     run(prepare.main, "mine")
+    report = json.loads((root / "data/mine/report.json").read_text())
+    assert [report["splits"][name]["kept"] for name in ("train", "valid", "test")] == [50, 5, 20]
+    assert report["duplicates"]["across"]["train/test"]["prompts"]["count"] == 10
     run(evalset.main, "mine_test")
-    assert (root / "evaluation/mine_test.jsonl").read_text().count("\n") == 60
+    assert (root / "evaluation/mine_test.jsonl").read_text().count("\n") == 20
+
+
+def test_conversations_are_found_and_no_prompt_is_on_both_sides(
+    root: Path, run: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """40 conversations three times, some opened by a system turn, all with a question left unanswered."""
+    turns = [
+        [
+            {"from": "human", "value": f"Where is {i}?"},
+            {"from": "gpt", "value": f"On {i}."},
+            {"from": "human", "value": "Ah."},
+        ]
+        for i in range(40)
+    ]
+    chats = [[{"from": "system", "value": "Be calm."}, *chat] if i % 4 == 0 else chat for i, chat in enumerate(turns)]
+    chats.append([{"from": "human", "value": "And now?"}])
+    (root / "my.jsonl").write_text("".join(json.dumps({"id": "x", "chat": chat}) + "\n" for chat in 3 * chats))
+    run(adopt.main, *SENTENCE, "--valid", "my.jsonl")
+    said = capsys.readouterr().out
+    counts = "of my.jsonl: 3 no answer left out, 30 system turns unused, 120 later turns unused"
+    assert counts in said and f"# {counts}" in (root / "profiles/mine.yaml").read_text()
+    assert "ask what another asks; all rows of a prompt stay together" in said
+    assert "validation rows ask what a training row asks" in said
+    parts = {
+        name: [json.loads(line) for line in (root / f"adopted/mine/{name}.jsonl").read_text().splitlines()]
+        for name in ("train", "test", "valid")
+    }
+    assert [len(parts[name]) for name in ("train", "test", "valid")] == [108, 12, 120]
+    asked = {name: {row["instruction"] for row in rows} for name, rows in parts.items()}
+    assert not asked["train"] & asked["test"]
+    assert asked["valid"] == {f"Where is {i}?" for i in range(40)}
+    assert read_yaml(root / "profiles/mine.yaml")["recipe"]["data"]["valid"] == {"path": "valid.jsonl", "limit": 1000}
 
 
 FAULTS: list[tuple[tuple[str, ...], str]] = [
     (("--name", "toy"), "profiles/toy.yaml, families.toy of params.yaml: there already; choose another --name"),
     (("--name", "tin.y"), "--name tin.y: use letters, digits, `_` and `-` only"),
+    (("--name", "n" * 300), "64 at most"),
+    (("--data", "long.jsonl"), "30 of 30 rows have prompts over 240 tokens and would be left out: the models read 256"),
+    (("--data", "chats.jsonl"), "chats.jsonl holds conversations in chosen and rejected; choose one"),
+    (("--valid", "none.jsonl"), "none.jsonl does not exist; correct the path"),
+    (("--test", "long.csv"), "long.csv has no field for `instruction: instruction`, `output: output`"),
     (("--teacher", "Qwen/Qwen2.5-7B"), "a hub id needs its commit: write Qwen/Qwen2.5-7B@<the 40 digits that `git"),
     (("--teacher", "Qwen/Qwen2.5-7B@main"), "`revision: main` may move; pin the 40 digits"),
-    (("--teacher", "nowhere"), "the tokenizer folder nowhere does not exist"),
+    (("--teacher", "nowhere"), "--teacher nowhere: no such folder; correct the path"),
+    (("--teacher", "n" * 300), "no such folder; correct the path, or give a hub id"),
     (("--teacher", "other"), "train this one by SeqKD in a family of its own"),
-    (("--teacher", "no_model"), "no_model is no causal language model that can be read"),
+    (("--teacher", "no_model"), "no_model holds no model (no config.json)"),
     (("--data", "none.jsonl"), "none.jsonl does not exist; correct the path or put the file there"),
     (("--data", "few.jsonl"), "few.jsonl has 3 usable rows, too few to train, validate and test on; give more"),
     (("--fields", "output=answer"), "has no field for `output: answer`"),
@@ -151,7 +205,7 @@ FAULTS: list[tuple[tuple[str, ...], str]] = [
     (("--corpus", "none.txt"), "none.txt does not exist; correct the path"),
     (
         ("--student", "pickled"),
-        "it would not pass the check:\n  profiles/mine.yaml: recipe.students.mine-student.model",
+        "pickled holds its weights as pickles (pytorch_model.bin)",
     ),
 ]
 
@@ -161,6 +215,11 @@ def test_what_cannot_be_adopted_changes_nothing(
     root: Path, run: Stage, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
 ) -> None:
     (root / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS[:3]))
+    long = [{"instruction": f"{i}" + "x" * 300, "output": "o"} for i in range(30)]
+    (root / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in long))
+    (root / "long.csv").write_text("question;answer\nQ;A\n")
+    chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+    (root / "chats.jsonl").write_text((json.dumps({"chosen": chat, "rejected": chat}) + "\n") * 30)
     learn_bpe(["Quite another text."] * 9, 300).save_pretrained(root / "other")
     tokenizer(CHAT).save_pretrained(root / "no_model")
     shutil.copytree(root / "student", root / "pickled")
@@ -171,6 +230,18 @@ def test_what_cannot_be_adopted_changes_nothing(
     assert content(root) == before
 
 
+def test_rows_in_other_scripts_get_words_that_rouge_can_read(
+    root: Path, run: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"instruction": f"问{i}", "output": f"是第{i}号。"} for i in range(60)]
+    (root / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(adopt.main, *SENTENCE)
+    said = capsys.readouterr().out
+    assert "Rouge-L   over Unicode words: the paper's cannot read 60 of 60 references" in said
+    assert read_yaml(root / "profiles/mine.yaml")["recipe"]["data"]["rouge"] == "unicode"
+    assert read_yaml(root / "evalsets/mine_test.yaml")["rouge"] == "unicode"
+
+
 def test_nothing_is_overwritten(root: Path, run: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     run(adopt.main, *SENTENCE)
     before = content(root)
@@ -179,66 +250,42 @@ def test_nothing_is_overwritten(root: Path, run: Stage, capsys: pytest.CaptureFi
     assert content(root) == before
 
 
-# --- the recipe by size -------------------------------------------------------------------------------------------
+# --- a student cut from its teacher -----------------------------------------------------------------------
+
+
+def test_a_cut_student_is_chosen_by_a_look(root: Path, run: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    deep = tiny_model("llama", vocabulary=292, width=24, layers=5, dtype=torch.float32, max_position_embeddings=256)
+    with torch.no_grad():
+        for name, parameter in deep.named_parameters():
+            if ".layers.2." in name or ".layers.3." in name:
+                parameter.zero_()  # adds nothing to what goes through
+    deep.save_pretrained(root / "teacher")
+    run(adopt.main, "--name", "mine", "--teacher", "teacher", "--student-layers", "3", "--data", "my.jsonl", "--only")
+    told = capsys.readouterr()
+    losses = dict(re.findall(r"without the layers ([\d, -]+): ([\d.]+) nats", told.err))
+    assert list(losses) == ["1-2", "2-3", "1, 3"]
+    whole = re.search(r"teacher: .*? ([\d.]+) nats a token on 32 rows", told.out)
+    best = min(losses, key=lambda dropped: float(losses[dropped]))
+    profile = read_yaml(root / "profiles/mine.yaml")["recipe"]["students"]["mine-student"]
+    assert profile["model"] == {"source": {"path": "teacher"}, "drop_layers": [int(best[0]), int(best[-1])]} or (
+        profile["model"]["drop_layers"] == [best]
+    )
+    # The layers that add nothing cost nothing; the look at the teacher takes other rows.
+    assert whole is not None and float(losses["2-3"]) == pytest.approx(float(whole[1]), abs=0.2)
+    assert f"the lowest loss on some rows untrained: {losses[best]} nats" in (root / "profiles/mine.yaml").read_text()
+    run(check.main)
+    run(prepare.main, "mine")
+    run(base.main, "mine-student")
+    assert json.loads((root / "runs/mine-student/base/config.json").read_text())["num_hidden_layers"] == 3
 
 
 @pytest.mark.parametrize(
-    ("parameters", "rate", "epochs"),
+    ("given", "said"),
     [
-        (124_439_808, "5e-4", 20),  # GPT-2
-        (354_823_168, "1e-4", 20),  # GPT-2 medium
-        (774_030_080, "1e-4", 20),  # GPT-2 large
-        (1_315_758_080, "5e-5", 10),  # OPT 1.3B
-        (1_557_611_200, "5e-5", 10),  # GPT-2 XL
-        (6_738_415_616, "1e-5", 10),  # LLaMA 7B
-        (13_015_864_320, "1e-5", 10),  # LLaMA 13B
+        (("--student-layers", "2"), "the model has 2 layers; give a number from 1 to 1"),
+        (("--student-layers", "0"), "the model has 2 layers"),
+        ((), "name a model as --student, or give --student-layers"),
     ],
 )
-def test_rates_and_epochs_are_those_of_the_papers_profiles(parameters: int, rate: str, epochs: int) -> None:
-    assert (size_of(parameters).rate, size_of(parameters).epochs) == (rate, epochs)
-
-
-def test_the_sizes_agree_with_the_profiles_of_the_paper() -> None:
-    sizes = {"gpt2-base": 124e6, "gpt2-medium": 355e6, "gpt2-large": 774e6, "opt-1b3": 1.3e9, "opt-6b7": 6.7e9}
-    for family in ("gpt2", "opt"):
-        for name, student in read_yaml(ROOT / f"profiles/{family}.yaml")["recipe"]["students"].items():
-            if name in sizes:
-                size = size_of(int(sizes[name]))
-                assert student["sft"]["learning_rate"] == float(size.rate), name
-                assert student["sft"]["epochs"] == size.epochs, name
-    assert [size.below for size in SIZES] == sorted(size.below for size in SIZES)
-
-
-@pytest.mark.parametrize(("rows", "steps"), [(12_000, 5000), (1_000, 560), (30, 16)])
-def test_minillm_takes_the_papers_steps_or_ten_passes(rows: int, steps: int) -> None:
-    found = adoption(rows=rows)
-    assert found.steps == steps
-    assert f"max_steps: {steps}," in profile_text(found)
-
-
-def adoption(**given: Any) -> Adoption:
-    from distill.data.rows import Fields
-
-    chosen: dict[str, Any] = {
-        "name": "mine",
-        "teacher": Reference(path="teacher"),
-        "student": Reference(path="student"),
-        "finished_teacher": False,
-        "models": Models(1_557_611_200, 124_439_808, 1024, chat=False, end_of_turn=None),
-        "train": "train.jsonl",
-        "rows": 1000,
-        "fields": Fields(),
-        "corpus": None,
-        "methods": tuple(read_methods(ROOT / "dvc.yaml")[name] for name in ("sft", "minillm")),
-    }
-    return Adoption(**chosen | given)
-
-
-def test_without_a_chat_template_the_prompt_is_the_papers() -> None:
-    text = profile_text(adoption())
-    paper = (ROOT / "profiles/gpt2.yaml").read_text()
-    for line in text.splitlines():
-        if line.strip().startswith(("with_input", "without_input", "max_")) and "steps" not in line:
-            assert line in paper, line
-    assert "chat_template" not in text
-    assert all(len(line) <= 120 for line in text.splitlines() if "_input" not in line), "longer than a screen"
+def test_a_cut_that_is_none(run: Stage, capsys: pytest.CaptureFixture[str], given: tuple[str, ...], said: str) -> None:
+    assert said in refusal(run, capsys, "--name", "mine", "--teacher", "teacher", "--data", "my.jsonl", *given)

@@ -90,6 +90,12 @@ FAULTS: list[tuple[Path, str, Any, str]] = [
     (MINI, "hardware.decode_batch", 0, "greater than or equal to 1 (it is 0)"),
     (PARAMS, "evaluation.seeds", [], "at least 1 item"),
     (PARAMS, "seed", "first", "valid integer"),
+    (PARAMS, "seed", True, "valid integer"),
+    (PARAMS, "seed", 10**30, "less than 4294967296"),
+    (PARAMS, "evaluation.seeds", [10, 20, 10], "seed 10 stands there more than once"),
+    (PARAMS, "evaluation.seeds", [10, 20.0], "valid integer"),
+    (PARAMS, "evaluation.seeds", [-1], "greater than or equal to 0 (it is -1)"),
+    (PARAMS, "judge.protocol.seeds", [10, 10], "seed 10 stands there more than once"),
     # missing
     (
         MINI,
@@ -117,6 +123,9 @@ FAULTS: list[tuple[Path, str, Any, str]] = [
         "`trivia` has no evalsets/trivia.yaml; write it or use one of: toy_id",
     ),
     (PARAMS, "families.mini", "my/rows", "families.mini: my/rows does not exist; correct the path or fetch the data"),
+    (PARAMS, "families.mini", "~/rows", "families.mini: ~/rows does not exist; DVC knows no `~`; write the whole path"),
+    (PARAMS, "calibration", [], "calibration must name sets, e.g. toy_whether: distill/world; for none write"),
+    (PARAMS, "datasets", {"a" * 300: "data/x"}, "letters, digits, `_` and `-` only, 80 at most"),
     (PARAMS, "datasets.toy_id", "my/set.jsonl", "datasets.toy_id: my/set.jsonl does not exist; correct the path"),
     # names that DVC cannot take
     (PARAMS, "students", {"opt-1.3b": {"family": "mini"}}, "`opt-1.3b` may hold letters, digits, `_` and `-` only"),
@@ -229,6 +238,7 @@ def test_all_faults_are_told_at_once(project: Path, refused: Refused) -> None:
             PROFILE.replace("    batch_size", "\tbatch_size").replace("  data:", "\tdata:"),
             "mini.yaml:4 is not valid YAML: found a tab",
         ),
+        (PARAMS, "judge: {model: qwen2.5:7b}\n", "found unexpected ':' in `qwen2.5:7b`; put the value in quotes"),
         (MINI, PROFILE + "hardware: {threads: 2}\n", ':34 is not valid YAML: found duplicate key "hardware"'),
         (MINI, "", "profiles/mini.yaml must hold `key: value` lines"),
     ],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from commands import show as show_stage
 from distill.project.errors import DataError, SettingsError
 from distill.scoring import results, tables
+from stages import calibration as calibration_stage
 from stages import report as report_stage
 from stages import results as results_stage
 from tests.scored_project import (
@@ -22,6 +25,7 @@ from tests.scored_project import (
     NOTE,
     SETS,
     experiment_of,
+    home,
     made_and_scored,
     make_project,
     put,
@@ -61,6 +65,29 @@ def numbers_in(content: Any) -> list[float]:
 # --- results ------------------------------------------------------------------------------------------
 
 
+def test_without_labelled_sets_calibration_is_left_out(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`calibration: {}`: no model is loaded for it, and results and report do without."""
+    root = Path(shutil.copytree(project, tmp_path / "project"))
+    with (root / "params.yaml").open("a") as stream:
+        stream.write("calibration: {}\n")
+
+    class Unloaded:
+        def load(self) -> None:
+            raise AssertionError("nothing is to be measured")
+
+    monkeypatch.setattr("stages.cell.read_cell", lambda *_: Unloaded())
+    for model in ("teacher", *METHODS):
+        run(monkeypatch, root, calibration_stage, home(model), model)
+    run(monkeypatch, root, results_stage, "tiny")
+    content = read(root / "results/tiny.json")
+    assert all(content[model]["calibration"] == {} for model in content)
+    run(monkeypatch, root, report_stage)
+    for text in ((root / f"results/report.{kind}").read_text() for kind in ("md", "html")):
+        assert "Accuracy, " not in text and "Excess error" in text
+
+
 def test_results_have_the_shape_that_dvc_metrics_reads(project: Path) -> None:
     content = read(project / "results/tiny.json")
     assert list(content) == ["teacher", *METHODS]
@@ -98,6 +125,35 @@ def test_verdicts_are_of_minillm_against_each_other_model(project: Path) -> None
     difference = content["minillm"]["toy_id"]["rouge_l"]["mean"] - content["sft"]["toy_id"]["rouge_l"]["mean"]
     assert verdicts["sft"]["toy_id"]["difference"] == pytest.approx(difference, abs=2e-4)
     assert verdicts["sft"]["toy_id"]["standard_error"] > 0
+
+
+def test_nothing_is_judged_between_two_models_that_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(tmp_path)
+    for model, name in itertools.product(("sft", "minillm"), SETS):
+        # kd and the teacher read both sets; sft and minillm only the second.
+        loss = 9.0 if name == "toy_id" else 1.0
+        put(tmp_path / f"responses/tiny/{model}/{name}.losses.json", json.dumps([loss] * 30))
+    score_project(monkeypatch, tmp_path)
+    verdicts = read(tmp_path / "analyses/tiny/summary.json")["significance"]
+    babble, sound = verdicts["minillm"]["sft"], verdicts["minillm"]["kd"]
+    assert babble["toy_id"]["verdict"] == "both guess"
+    assert babble["loss"]["toy_id"]["verdict"] == "both guess"
+    assert babble["toy_shift"]["verdict"] == "better"
+    assert babble["kl"]["reverse_kl"]["verdict"] == "better"
+    assert sound["toy_id"]["verdict"] == "not distinguishable"
+    table = tables.read("tiny", tmp_path)
+    said = [note for note in table.notes if "no better than guessing" in note]
+    assert [note.partition(" reads")[0] for note in said[:2]] == ["SFT", "MiniLLM"]
+    assert "`toy_id` no better than guessing (9.00 nats a token, guessing 2." in said[0]
+    assert "∅ not judged" in "".join(table.notes)
+    for model in ("sft", "minillm"):
+        put(tmp_path / f"responses/tiny/{model}/toy_shift.losses.json", json.dumps([9.0] * 30))
+    score_project(monkeypatch, tmp_path)
+    babble = read(tmp_path / "analyses/tiny/summary.json")["significance"]["minillm"]["sft"]
+    assert babble["kl"]["reverse_kl"]["verdict"] == babble["calibration"]["whether"]["ece"]["verdict"] == "both guess"
+    run(monkeypatch, tmp_path, report_stage)
+    page = (tmp_path / "results/report.html").read_text()
+    assert "is not judged, for both read no better than guessing, against SFT" in page
 
 
 def test_every_model_may_be_the_reference(project: Path) -> None:
@@ -205,10 +261,21 @@ def test_anyones_files_can_be_scored(tmp_path: Path) -> None:
     put_rows(tmp_path / "r.jsonl", [{"output": "the cat"}, {"output": ["no", "a dog ran"]}])
     ran = command(tmp_path, "stages.rouge", "--answers", "a.jsonl", "--references", "r.jsonl", "--json", "out/s.json")
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith(
-        "rouge_l            90.0000  ± 0.0000 over 1 seed(s), 2 examples; 95 % interval 80.0000 to "
-    )
+    assert ran.stdout.startswith("rouge_l            90.0000  over 1 seed(s), 2 examples; 95 % interval 80.0000 to ")
     assert read(tmp_path / "out/s.json")["rouge_l"]["mean"] == 90.0
+
+
+def test_text_that_rouge_cannot_read_is_refused_until_its_words_are_named(tmp_path: Path) -> None:
+    texts = ["我在2024年去了北京", "สวัสดีครับ", "हिन्दी में लिखा है", "مرحبا بالعالم", "🙂"]
+    put_rows(tmp_path / "a.jsonl", [{"text": text} for text in texts])
+    put_rows(tmp_path / "r.jsonl", [{"output": text} for text in texts])
+    files = ("stages.rouge", "--answers", "a.jsonl", "--references", "r.jsonl")
+    ran = command(tmp_path, *files)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "Rouge-L cannot read 5 of 5" in ran.stderr and "give `--words unicode`" in ran.stderr
+    ran = command(tmp_path, *files, "--words", "unicode", "--json", "s.json")
+    assert ran.returncode == 0, ran.stderr
+    assert read(tmp_path / "s.json")["rouge_l"] == {"mean": 100.0, "per_seed": [100.0], "words": "unicode"}
 
 
 def test_bad_files_end_with_one_message_and_leave_nothing(tmp_path: Path) -> None:
@@ -279,6 +346,28 @@ def small_table(**means: float) -> tables.ResultTable:
     }
     verdicts = {"minillm": {"sft": {"x": {"verdict": "better"}}, "kd": {"x": {"verdict": "not distinguishable"}}}}
     return tables.build(experiment, metrics, verdicts, note="A note.")
+
+
+def test_a_table_says_what_one_seed_few_prompts_and_other_words_mean() -> None:
+    experiment = results.StudentTable("s", "f", ("sft", "minillm"), ("x",), 0, labels=LABELS)
+    unread = {"references": 3, "of_references": 9, "answers": 4, "of_answers": 8}
+    score = {"mean": 5.0, "std": 0.0, "per_seed": [5.0], "words": "unicode", "unread": unread}
+    metrics = {name: {"x": {"rouge_l": score}} for name in experiment.models}
+    verdicts = {"minillm": {"sft": {"x": {"verdict": "too few prompts"}}}}
+    assert tables.to_markdown(tables.build(experiment, metrics, verdicts)).splitlines() == [
+        "| s (f) | x (Unicode) |",
+        "| --- | ---: |",
+        "| Teacher | 5.0 |",
+        "| SFT | **5.0** ? |",
+        "| MiniLLM | **5.0** |",
+        "",
+        "Rouge-L, of one sampling seed; the best student in bold.  ",
+        "Rouge-L (Unicode): over words of any script, no figure of the paper's.  ",
+        "Rouge-L cannot read 3 of 9 references of `x`.  ",
+        "Rouge-L cannot read up to 50 % of a model's answers to `x`.  ",
+        "Against MiniLLM on the same prompts (paired bootstrap, 95 %): ▼ below it, ▲ above it, ≈ not distinguishable, "
+        "? the models differ at fewer than 6 prompts: no test can tell.",
+    ]
 
 
 def test_markdown_marks_the_best_student_and_the_verdicts() -> None:

@@ -160,13 +160,13 @@ def test_scores_of_a_small_cell_by_hand() -> None:
     # per example: 100, 50 | 0, 100 -> per seed 75 and 50, sample standard deviation 25/√2
     assert score["per_example"] == [[100.0, 50.0], [0.0, 100.0]]
     assert score["rouge_l"] == {"mean": 62.5, "std": 17.6777, "per_seed": [75.0, 50.0]}
-    assert score["exact_match"] == {"mean": 50.0, "ci95": [0.0, 100.0]}
+    assert score["exact_match"] == {"mean": 50.0, "ci95": [0.0, 100.0], "prompts": 2}
     assert score["response_tokens"] == {"mean": 3.25}
     assert score["truncated"] == {"mean": 25.0}
-    assert score["distinct_4"] == {"mean": 100.0, "std": 0.0}  # the first seed has no 4-gram and no say
+    assert score["distinct_4"] == {"mean": 100.0}  # the first seed has no 4-gram and no say
     assert score["repeated_4"]["mean"] == 0.0
     assert (score["ids"], score["seeds"]) == ([7, 9], [10, 20])
 
 
 def test_one_seed_has_no_spread() -> None:
-    assert scores.mean_and_std([12.5]) == {"mean": 12.5, "std": 0.0}
+    assert scores.mean_and_std([12.5]) == {"mean": 12.5}

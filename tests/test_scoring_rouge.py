@@ -15,6 +15,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from distill.project.errors import DataError
 from distill.scoring import diversity
 from distill.text import rouge
+from distill.text.words import legibility, tokenize
 
 ORIGINAL = RougeScorer(["rougeL"], use_stemmer=True)
 
@@ -150,3 +151,53 @@ def test_repeats_are_counted_inside_an_answer() -> None:
     # "a a a a a": two four-grams, one distinct -> half; "a b c d": none; a short one has no say
     assert diversity.repeated_ngrams(["a a a a a", "a b c d", "x"]) == pytest.approx(25.0)
     assert diversity.repeated_ngrams(["too short"]) is None
+
+
+# --- words of any script ------------------------------------------------------------------------------
+
+SCRIPTS = {
+    "Hindi": "हिन्दी में लिखा है",
+    "Chinese": "我在北京工作。",
+    "Japanese": "東京へ行きました",
+    "Thai": "สวัสดีครับ",
+    "Arabic": "مرحبا بالعالم",
+    "Russian": "Здравствуй, мир!",
+    "Korean": "안녕하세요 여러분",
+    "Khmer": "ខ្ញុំស្រឡាញ់",
+    "Amharic": "ሰላም ለዓለም",
+    "Greek": "Καλημέρα κόσμε",
+    "emoji": "🙂👍",
+}
+
+
+@pytest.mark.parametrize("text", SCRIPTS.values(), ids=SCRIPTS)
+def test_equal_text_of_any_script_scores_100_over_unicode_words(text: str) -> None:
+    assert (rouge.score(text, [text]), rouge.score(text, [text], "unicode")) == (0.0, 100.0)
+    assert (legibility([[text]]).blind, legibility([[text]], "unicode").blind) == (True, False)
+
+
+def test_unicode_words_by_hand() -> None:
+    assert tokenize("我2024年去", "unicode") == ["我", "2024", "年", "去"]
+    assert tokenize("Größe FÜR", "unicode") == ["grösse", "für"]
+    # One letter however it is written: composed or not, full width, with an invisible joiner inside.
+    assert tokenize("cafe\u0301 Ａ１ می\u200cخواهم", "unicode") == ["café", "a1", "میخواهم"]
+    # 3 of 4 letters the same, in order: precision and recall 3/4.
+    assert rouge.score("我去北京", ["我来北京"], "unicode") == 75.0
+    assert (rouge.score("Größe", ["Grüße"]), rouge.score("Größe", ["Grüße"], "unicode")) == (100.0, 0.0)
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+@settings(max_examples=200, deadline=None)
+def test_text_of_ascii_has_the_papers_words_either_way(text: str) -> None:
+    # Symbols, which the paper's words leave out, are words of `unicode`.
+    words = [word for word in tokenize(text, "unicode") if word.isalnum()]
+    assert words == tokenize(text)
+
+
+def test_what_cannot_be_read_is_counted() -> None:
+    found = legibility([["one two"], ["第1课"], ["好", "good"], ["!"]])
+    assert (found.texts, found.unread, found.blind, found.partly) == (4, 2, False, True)
+    assert legibility([["plain"], ["words"]]).partly is False
+    german = legibility([["Größe und Maß"]])
+    assert (german.unread, german.partly, german.blind) == (0, True, False)
+    assert german.passed_over == pytest.approx(3 / 11)

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from distill.project.errors import DataError
-from distill.scoring.statistics import bootstrap_interval, compare
+from distill.scoring.paired import compare_scores, compare_statistics
+from distill.scoring.statistics import bootstrap_interval, compare, compare_statistic, ratio
+
+FEW = "too few prompts"
 
 
 def scores(seed: int, seeds: int, examples: int, shift: float = 0.0) -> list[list[float]]:
@@ -64,7 +67,7 @@ def test_comparison_by_hand() -> None:
     # of the 16 sign patterns only +,+,+,+ and -,-,-,- reach |12|: p = 1/8, too few prompts to tell
     assert compared.p_value == pytest.approx(1 / 8, abs=0.015)
     assert compared.interval[0] > 0
-    assert compared.verdict == "not distinguishable"
+    assert compared.verdict == "too few prompts"
 
 
 def test_p_value_agrees_with_all_sign_patterns() -> None:
@@ -106,8 +109,19 @@ def test_a_model_is_not_distinguishable_from_itself() -> None:
     assert compared.verdict == "not distinguishable"
 
 
-def test_one_prompt_decides_nothing() -> None:
-    assert compare([[90.0]], [[10.0]], seed=0).verdict == "not distinguishable"
+@pytest.mark.parametrize(("differing", "alike", "verdict"), [(1, 0, FEW), (5, 0, FEW), (5, 100, FEW), (6, 0, "better")])
+def test_a_test_that_cannot_settle_anything_says_so(differing: int, alike: int, verdict: str) -> None:
+    # The smallest p-value is 2 / 2^5 = 0.06 of five prompts, 2 / 2^6 = 0.03 of six; those that are alike add nothing.
+    a, b = [90.0] * differing + [50.0] * alike, [10.0] * differing + [50.0] * alike
+    assert compare([a], [b], seed=0).verdict == verdict
+    columns = {
+        name: np.stack([np.array(scores), np.ones(len(scores))], axis=1) for name, scores in (("a", a), ("b", b))
+    }
+    assert compare_statistic(columns["a"], columns["b"], ratio, seed=0).verdict == verdict
+    others = compare_scores({"kd": [a], "sft": [b], "minillm": [a]}, lambda model: 0)
+    assert (others["kd"]["sft"]["verdict"], others["minillm"]["sft"]["verdict"]) == (verdict, verdict)
+    statistics = compare_statistics({"kd": columns["a"], "sft": columns["b"]}, ratio, lambda model: 0)
+    assert statistics["kd"]["sft"]["verdict"] == verdict
 
 
 def test_false_alarms_are_as_rare_as_promised() -> None:

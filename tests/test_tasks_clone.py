@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tasks.clone import check_out, enter, git
+from tasks.clone import check_out, enter, git, make_clone
+from tasks.clone import dvc as experiment
 from tasks.errors import RebuildError
+from tasks.own_results import prefer_own_results
 from tasks.publish import commit
+from tests.small_repository import dvc
+
+pytest_plugins = ["tests.prefect_fixtures"]
 
 SAID: list[str] = []
 
@@ -86,3 +92,46 @@ def test_a_worker_says_where_it_must_be_started(tmp_path: Path, monkeypatch: pyt
         enter()
     (tmp_path / "dvc.yaml").touch()
     assert enter() == {"directory": str(tmp_path)}
+
+
+RECORDED = """
+stages:
+  noted:
+    cmd: python noted.py
+    deps: [noted.py]
+    outs: [noted]
+"""
+NOTED = "import os, pathlib\npathlib.Path('noted').mkdir()\npathlib.Path('noted/x').write_text(os.urandom(9).hex())\n"
+
+
+def test_a_clone_takes_what_this_machine_built_where_the_commit_names_another_machines(repository: Path) -> None:
+    (repository / "dvc.yaml").write_text(RECORDED)
+    (repository / "noted.py").write_text(NOTED)
+    dvc(repository, "repro", "noted")
+    built = (repository / "noted/x").read_text()
+    lock = repository / "dvc.lock"
+    found = re.search(r"md5: (\w+)\.dir", lock.read_text())
+    assert found is not None
+    lock.write_text(lock.read_text().replace(found[1], "0" * 32))  # what the same command gave elsewhere
+    save(repository, "Built on another machine")
+    own = repository.with_name("own, with #1")
+    make_clone(repository, own)
+    assert len(prefer_own_results(own)) == 1
+    assert "is cached - skipping run" in dvc(own, "repro", "noted")
+    assert (own / "noted/x").read_text() == built
+    assert prefer_own_results(own) == []
+
+
+def test_only_a_clone_of_this_project_is_built_in(repository: Path, tmp_path: Path) -> None:
+    (repository / ".dvc/tmp/mine").mkdir(parents=True)  # git would answer for the repository around it
+    (tmp_path / "other").mkdir()
+    git(tmp_path / "other", "init", "--quiet")
+    for folder in (repository / ".dvc/tmp/mine", tmp_path / "other", repository):
+        with pytest.raises(RebuildError, match="is no clone of"):
+            make_clone(repository, folder)
+    assert not (repository / ".dvc/config.local").exists()
+
+
+def test_a_failure_of_dvc_gives_its_reason(repository: Path) -> None:
+    with pytest.raises(RebuildError, match=r"(?s)`dvc exp save --force` failed in .*first\.txt' does not exist"):
+        experiment(repository, "exp", "save", "--force")

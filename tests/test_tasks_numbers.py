@@ -17,8 +17,9 @@ from distill.scoring.comparison import to_json
 from distill.scoring.directions import direction
 from tasks.comparison import compare
 from tasks.errors import RebuildError
-from tasks.grid import Point, Sweep, read_sweep, write_settings
+from tasks.grid import Point, Sweep, read_sweep
 from tasks.metrics import CommitMetrics, MetricChange, MetricValue, compare_with, lower_is_better, values
+from tasks.point_settings import write_settings
 from tasks.progress import describe, duration
 from tasks.report import Report
 from tasks.schedule import Ending, Outcome
@@ -166,6 +167,87 @@ def test_a_sweep_of_another_shape_is_explained(tmp_path: Path, text: str, fault:
     assert fault in str(caught.value)
 
 
+OUTSIDE = "name a file of the project from its top folder"
+
+
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [
+        ("../../params.yaml:seed", OUTSIDE),
+        ("profiles/../../x.yaml:seed", OUTSIDE),
+        ("/etc/x.yaml:seed", OUTSIDE),
+        ("~/x.yaml:seed", OUTSIDE),
+        ("~root/x.yaml:seed", OUTSIDE),
+        ("./params.yaml:seed", OUTSIDE),
+        ("profiles//toy.yaml:seed", OUTSIDE),
+        (".git/config:core.bare", OUTSIDE),
+        (".dvc/config:core.remote", OUTSIDE),
+        ("..\\params.yaml:seed", OUTSIDE),
+        (":seed", OUTSIDE),
+        ("params.yaml:", "write the key as section.key"),
+        ("params.yaml:a..b", "write the key as section.key"),
+        (3, "write a setting as file:key"),
+        (None, "write a setting as file:key"),
+    ],
+)
+def test_a_sweep_writes_only_into_its_clones(tmp_path: Path, place: object, fault: str) -> None:
+    (tmp_path / "away.yaml").write_text(json.dumps({"metric": "m", "points": {"one": {"PLACE": 1}}}))
+    text = (tmp_path / "away.yaml").read_text().replace('"PLACE"', json.dumps(place))
+    (tmp_path / "away.yaml").write_text(text)
+    with pytest.raises(RebuildError, match=fault):
+        read_sweep(tmp_path / "away.yaml")
+
+
+@pytest.mark.parametrize(
+    ("points", "fault"),
+    [
+        ("{a b: {}, a-b: {}}", "points 'a b', 'a-b' would share the name a-b"),
+        ("{Norm: {}, norm: {}}", "points 'Norm', 'norm' would share the name norm"),
+        ("{.: {}}", "cannot be called '.'"),
+        ("{..: {}}", "cannot be called '..'"),
+        ("{a..b: {}}", "cannot be called 'a..b'"),
+        ("{x.lock: {}}", "cannot be called 'x.lock'"),
+        ("{'': {}}", "cannot be called ''"),
+        ("{长: {}}", "cannot be called '长'"),
+        ("{" + "n" * 250 + ": {}}", "is too long"),
+    ],
+)
+def test_points_have_names_of_their_own(tmp_path: Path, points: str, fault: str) -> None:
+    (tmp_path / "names.yaml").write_text(f"metric: m\npoints: {points}\n", encoding="utf-8")
+    with pytest.raises(RebuildError) as caught:
+        read_sweep(tmp_path / "names.yaml")
+    assert fault in str(caught.value)
+
+
+def test_values_of_a_grid_that_read_alike_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "twice.yaml").write_text('metric: m\ngrid: {"params.yaml:seed": [1, 2, 1]}\n')
+    with pytest.raises(RebuildError, match="points 'seed=1', 'seed=1' would share the name seed=1"):
+        read_sweep(tmp_path / "twice.yaml")
+    (tmp_path / "a name.yaml").write_text('metric: m\ngrid: {"params.yaml:seed": [1, 2]}\n')
+    with pytest.raises(RebuildError, match="'a name' cannot be a sweep's name"):
+        read_sweep(tmp_path / "a name.yaml")
+
+
+def test_a_link_out_of_the_clone_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "clone").mkdir()
+    (tmp_path / "mine.yaml").write_text("seed: 0\n")
+    (tmp_path / "clone/soft.yaml").symlink_to(tmp_path / "mine.yaml")
+    (tmp_path / "clone/hard.yaml").hardlink_to(tmp_path / "mine.yaml")
+    (tmp_path / "clone/folder").symlink_to(tmp_path)
+    for name in ("soft.yaml", "hard.yaml", "folder/mine.yaml"):
+        with pytest.raises(RebuildError, match="is a link out of the clone"):
+            write_settings(tmp_path / "clone", {f"{name}:seed": 1})
+    assert (tmp_path / "mine.yaml").read_text() == "seed: 0\n"
+
+
+@pytest.mark.parametrize("content", ["[1]", "", "a: [", "a: 3", "a: {b: [1]}"])
+def test_a_setting_of_a_file_of_another_shape_is_explained(tmp_path: Path, content: str) -> None:
+    (tmp_path / "file.yaml").write_text(content)
+    with pytest.raises(RebuildError, match=r"^file\.yaml:a\.b\.c: .*file\.yaml"):
+        write_settings(tmp_path, {"file.yaml:a.b.c": 1})
+    assert (tmp_path / "file.yaml").read_text() == content
+
+
 def test_settings_keep_comments(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text("# what is built\ntrain:\n  seed: 0  # every draw\n  rate: 1e-3\n")
@@ -198,11 +280,25 @@ def test_points_are_ranked_and_a_loss_the_other_way_round() -> None:
         "b": {"loss": MetricValue(1.0), "rouge_l": MetricValue(8.0)},
     }
     by_rouge = compare(Sweep("s", (), "rouge_l", points), numbers)
+    assert "ranks none" not in by_rouge.markdown()
+    flat = {name: {"rouge_l": MetricValue(0.0)} for name in numbers}
+    assert (
+        "All points have the same rouge_l: it ranks none" in compare(Sweep("s", (), "rouge_l", points), flat).markdown()
+    )
     assert [point.name for point in by_rouge.points] == ["a", "b"]
     assert by_rouge.csv().splitlines()[:2] == [
         "point,p:x,rouge_l,rouge_l.low,rouge_l.high,loss,loss.low,loss.high",
         "a,1,10.0,9,11,2.0,,",
     ]
     assert [point.name for point in compare(Sweep("s", (), "loss", points), numbers).points] == ["b", "a"]
-    with pytest.raises(RebuildError, match="has no metric 'bleu'"):
-        compare(Sweep("s", (), "bleu", points), numbers)
+
+
+def test_points_without_the_metric_stand_last_and_are_named() -> None:
+    points = (Point("a", {"p:x": 1}), Point("b", {"p:x": 2}))
+    numbers = {"a": {"loss": MetricValue(2.0)}, "b": {"loss": MetricValue(1.0), "rouge_l": MetricValue(8.0)}}
+    found = compare(Sweep("s", (), "rouge_l", points), numbers)
+    assert [point.name for point in found.points] == ["b", "a"]
+    assert found.csv().splitlines()[1:] == ["b,2,8.0,,,1.0,,", "a,1,,,,2.0,,"]
+    assert "| a | 1 | – |" in found.markdown()
+    assert found.fault.startswith("no metric 'rouge_l' in the results of a, last in the table. Correct `metric`")
+    assert compare(Sweep("s", (), "loss", points), numbers).fault == ""

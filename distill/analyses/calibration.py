@@ -88,7 +88,7 @@ def _one(predictions: Predictions, seed: int) -> dict[str, Any]:
     low, high = statistic_interval(columns, calibration_error, seed)
     return {
         "accuracy": _mean_entry(predictions.correct, seed),
-        "ece": interval_entry(float(calibration_error(columns.sum(axis=0))), (float(low), float(high))),
+        "ece": interval_entry(float(calibration_error(columns.sum(axis=0))), (float(low), float(high)), len(columns)),
         "word_mass": _mean_entry(predictions.word_mass, seed),
         "reliability": reliability(predictions),
     }
@@ -97,4 +97,4 @@ def _one(predictions: Predictions, seed: int) -> dict[str, Any]:
 def _mean_entry(values: Array, seed: int) -> dict[str, Any]:
     # Every draw holds N prompts, whichever they are, so the divisor is fixed.
     low, high = statistic_interval(100 * values[:, None], lambda sums: sums[..., 0] / len(values), seed)
-    return interval_entry(100 * float(values.mean()), (float(low), float(high)))
+    return interval_entry(100 * float(values.mean()), (float(low), float(high)), len(values))

@@ -40,7 +40,7 @@ def nats_and_tokens(traces: Sequence[Trace], direction: Direction) -> Array:
 def summarize(traces: Mapping[str, Traces], seed: int) -> dict[str, Any]:
     """`models`: nats a token of each method for each of `QUANTITIES`; `against`: each method against each other.
 
-    Means with their 95 % interval over prompts and their std over sampling seeds.
+    Means with their 95 % interval over prompts and their std over several sampling seeds.
     """
     models: dict[str, dict[str, Any]] = {method: {} for method in traces}
     compared = {}
@@ -66,6 +66,6 @@ def _mean(traces: Sequence[Trace], direction: Direction, sums: Array, seed: int)
         for s in sorted({trace.seed for trace in traces})
     ]
     return {
-        **interval_entry(float(ratio(sums.sum(axis=0))), (float(low), float(high))),
-        "std": round(stdev(by_seed) if len(by_seed) > 1 else 0.0, _DIGITS),
+        **interval_entry(float(ratio(sums.sum(axis=0))), (float(low), float(high)), len(sums)),
+        **({"std": round(stdev(by_seed), _DIGITS)} if len(by_seed) > 1 else {}),
     }

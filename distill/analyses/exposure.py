@@ -99,7 +99,7 @@ def exposure(traces: Mapping[str, Traces], seed: int) -> dict[str, Any]:
             curves[method], excess, seeds, draws=_CURVE_DRAWS
         )
         models[method] = {
-            "error": interval_entry(float(errors[-1]), (float(lows[-1]), float(highs[-1]))),
+            "error": interval_entry(float(errors[-1]), (float(lows[-1]), float(highs[-1])), len(curves[method])),
             **{
                 name: _end(columns[name][method], _STATISTICS[name], seeds)
                 for name in ("error_a_token", "error_as_released")
@@ -141,4 +141,4 @@ _STATISTICS: dict[str, Statistic] = {
 
 def _end(columns: Array, statistic: Statistic, seed: int) -> dict[str, Any]:
     low, high = statistic_interval(columns, statistic, seed)
-    return interval_entry(float(statistic(columns.sum(axis=0))), (float(low), float(high)))
+    return interval_entry(float(statistic(columns.sum(axis=0))), (float(low), float(high)), len(columns))

@@ -11,10 +11,11 @@ from tokenizers import Tokenizer
 
 from distill.analyses import calibration, divergence, exposure, lengths, losses
 from distill.evaluation import answer_sheet, measures
+from distill.evaluation.guessing import guessing_loss
 from distill.evaluation.predictions import Predictions, read_predictions
 from distill.evaluation.traces import read_traces
 from distill.project.errors import DataError
-from distill.project.files import read_json
+from distill.project.files import read_json, read_jsonl
 from distill.scoring.results import Analyses, StudentTable
 
 
@@ -30,7 +31,7 @@ def analyse(experiment: StudentTable, scores: Mapping[str, Mapping[str, Any]], r
         "divergence": divergence.summarize(traces, experiment.seed),
         "exposure": exposure.exposure(traces, experiment.seed),
         "calibration": _calibration(experiment, root),
-        "loss": {name: losses.summarize(_losses(experiment, name, root), experiment.seed) for name in experiment.sets},
+        "loss": _losses(experiment, root),
         "lengths": _lengths(experiment, scores, root),
     }
 
@@ -56,15 +57,31 @@ def _calibration(experiment: StudentTable, root: Path) -> dict[str, Any]:
     return found
 
 
-def _losses(experiment: StudentTable, name: str, root: Path) -> dict[str, list[float]]:
-    return {
-        model: read_json(root / measures.losses_path(experiment.home(model), model, name))
-        for model in experiment.models
-    }
+def _losses(experiment: StudentTable, root: Path) -> dict[str, Any]:
+    tokenizer = _tokenizer(experiment, root)
+    vocabulary = tokenizer.get_vocab_size()
+    references = {}
+    for name in experiment.sets:
+        rows = read_jsonl(root / "evaluation" / f"{name}.jsonl")
+        texts = [row["output"][0] for row in rows]
+        # One more kind of token ends each of them.
+        references[name] = [
+            [*encoding.ids, vocabulary] for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)
+        ]
+    found = {}
+    for name, own in references.items():
+        measured = {
+            model: read_json(root / measures.losses_path(experiment.home(model), model, name), shape=list)
+            for model in experiment.models
+        }
+        others = [each for other, theirs in references.items() if other != name for each in theirs]
+        guess = round(guessing_loss(own, vocabulary + 1, others), 4)
+        found[name] = {**losses.summarize(measured, experiment.seed), "guessing": guess}
+    return found
 
 
 def _lengths(experiment: StudentTable, scores: Mapping[str, Mapping[str, Any]], root: Path) -> dict[str, Any]:
-    tokenizer = read_tokenizer(root / "data" / experiment.family / "tokenizer" / "tokenizer.json")
+    tokenizer = _tokenizer(experiment, root)
     found = {}
     for name in experiment.sets:
         answered, firsts = {}, [""]
@@ -76,7 +93,7 @@ def _lengths(experiment: StudentTable, scores: Mapping[str, Mapping[str, Any]], 
             # References belong to the set, so every model's sheet has the same ones.
             firsts = [references[0] for references in sheet.references]
             answered[model] = lengths.Answered(
-                np.array(scores[model][name]["per_example"]), np.array(sheet.tokens, dtype=np.float64), sheet.texts
+                np.array(scores[model][name]["per_example"]), np.array(sheet.tokens, dtype=np.float64), sheet.texts, sheet.words
             )
         # Special tokens are no part of a reference's text: they would move it to another bucket.
         tokens = [len(encoding.ids) for encoding in tokenizer.encode_batch(firsts, add_special_tokens=False)]
@@ -84,12 +101,17 @@ def _lengths(experiment: StudentTable, scores: Mapping[str, Mapping[str, Any]], 
     return found
 
 
+def _tokenizer(experiment: StudentTable, root: Path) -> Tokenizer:
+    return read_tokenizer(root / "data" / experiment.family / "tokenizer" / "tokenizer.json")
+
+
 def read_tokenizer(path: Path) -> Tokenizer:
     """The family's tokenizer without transformers, which takes seconds to import. Raises: DataError."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; run `dvc repro`, or give the family a tokenizer with that file")
     tokenizer = Tokenizer.from_file(str(path))
-    # What was saved with truncation or padding would otherwise count wrong.
+    # Text stays text, as in training; and what was saved with truncation or padding would otherwise count wrong.
+    tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

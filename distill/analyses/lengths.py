@@ -16,6 +16,7 @@ from distill.project.randomness import key
 from distill.scoring.diversity import repeated_share
 from distill.scoring.paired import compare_scores, joined
 from distill.scoring.statistics import Array, bootstrap_interval, interval_entry, ratio, statistic_interval
+from distill.text.words import PAPER, Words
 
 # A range leaves its stop out, so 6 opens the second bucket; 2**31 is beyond any length.
 BUCKETS = {"0-5": range(6), "6-10": range(6, 11), "11+": range(11, 2**31)}
@@ -34,6 +35,8 @@ class Answered:
     """Response lengths in tokens, [S, N]."""
     texts: Sequence[Sequence[str]]
     """[S][N]"""
+    words: Words = PAPER
+    """Words of Rouge-L and of repetition."""
 
 
 def summarize(answered: Mapping[str, Answered], reference_tokens: Sequence[int], seed: int) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def summarize(answered: Mapping[str, Answered], reference_tokens: Sequence[int],
     lengths = np.array(reference_tokens)
     inside = {name: (lengths >= bucket.start) & (lengths < bucket.stop) for name, bucket in BUCKETS.items()}
     members = {name: np.flatnonzero(each) for name, each in inside.items() if each.any()}
-    repeats = {model: repetition(each.texts) for model, each in answered.items()}
+    repeats = {model: repetition(each.texts, each.words) for model, each in answered.items()}
     models: dict[str, Any] = {}
     for model, each in answered.items():
         # Keyed by the model: another model that joins leaves its intervals as they were.
@@ -68,7 +71,7 @@ def summarize(answered: Mapping[str, Answered], reference_tokens: Sequence[int],
     return {"references": {"examples": counts, **_quantiles(lengths + 1)}, "models": models, "against": against}
 
 
-def repetition(texts: Sequence[Sequence[str]]) -> Array:
+def repetition(texts: Sequence[Sequence[str]], words: Words = PAPER) -> Array:
     """By example: repeated shares of 4-grams x 100 summed over its answers, and how many answers have any, [n, 2].
 
     Examples none of whose answers has four words are left out.
@@ -76,7 +79,7 @@ def repetition(texts: Sequence[Sequence[str]]) -> Array:
     columns = np.zeros((len(texts[0]), 2))
     for row in texts:
         for place, text in enumerate(row):
-            share = repeated_share(text)
+            share = repeated_share(text, words=words)
             if share is not None:
                 # A count beside the sum: the prompts drawn decide how many answers have a share.
                 columns[place] += (100 * share, 1)
@@ -84,12 +87,12 @@ def repetition(texts: Sequence[Sequence[str]]) -> Array:
 
 
 def _mean_entry(values: Array, seed: int) -> dict[str, Any]:
-    return interval_entry(float(values.mean()), bootstrap_interval(values.tolist(), seed))
+    return interval_entry(float(values.mean()), bootstrap_interval(values.tolist(), seed), values.shape[1])
 
 
 def _ratio_entry(columns: Array, seed: int) -> dict[str, Any]:
     low, high = statistic_interval(columns, ratio, seed)
-    return interval_entry(float(ratio(columns.sum(axis=0))), (float(low), float(high)))
+    return interval_entry(float(ratio(columns.sum(axis=0))), (float(low), float(high)), len(columns))
 
 
 def _quantiles(values: Array) -> dict[str, float]:

@@ -18,7 +18,7 @@ def summarize(losses: Mapping[str, Sequence[float]], seed: int) -> dict[str, Any
     # fsum rounds once: the order of the examples does not change the mean.
     models = {
         model: interval_entry(
-            fsum(values) / len(values), bootstrap_interval([values], key(seed, "loss interval", model))
+            fsum(values) / len(values), bootstrap_interval([values], key(seed, "loss interval", model)), len(values)
         )
         for model, values in losses.items()
     }

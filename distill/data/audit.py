@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill.data.rows import Row, Split
+from distill.text.words import Legibility, Words, legibility
 
 _LISTED = 100
 """Row numbers listed for each reason; the counts are always whole."""
@@ -26,21 +27,43 @@ class TokenCounts:
 def count_tokens(sequences: Sequence[Sequence[int]]) -> TokenCounts:
     """Statistics of the lengths of at least one sequence."""
     lengths = sorted(len(ids) for ids in sequences)
-    return TokenCounts(
-        round(sum(lengths) / len(lengths), 2), lengths[math.ceil(0.95 * len(lengths)) - 1], lengths[-1]
-    )
+    return TokenCounts(round(sum(lengths) / len(lengths), 2), lengths[math.ceil(0.95 * len(lengths)) - 1], lengths[-1])
 
 
 def audit_split(split: Split) -> dict[str, Any]:
-    """Counts of a source's rows: `read` = `kept` + all counts under `left_out`."""
+    """Counts of a source's rows: `read` = `kept` + all counts under `left_out`; and turns in no row."""
     malformed = {"count": len(split.malformed), "rows": [row._asdict() for row in split.malformed[:_LISTED]]}
-    dropped = {reason: {"count": len(rows), "rows": rows[:_LISTED]} for reason, rows in split.dropped.items()}
+    dropped = {reason: list_rows(rows) for reason, rows in split.dropped.items()}
     return {
         "source": split.name,
         "read": split.read,
         "left_out": {"malformed": malformed, **dropped},
         "kept": len(split.rows),
+        **({"unused": split.unused} if split.unused else {}),
     }
+
+
+def list_rows(numbers: Sequence[int]) -> dict[str, Any]:
+    """How many rows, and the numbers of the first."""
+    return {"count": len(numbers), "rows": list(numbers[:_LISTED])}
+
+
+def legible(split: Split, words: Words) -> Legibility:
+    """How much of a split's references Rouge-L can read."""
+    return legibility([row.references for row in split.rows], words)
+
+
+def audit_legibility(found: Legibility) -> dict[str, Any]:
+    """References that Rouge-L cannot read, and the share of letters that it passes over; nothing where it reads all."""
+    if not found.unread and not found.passed_over:
+        return {}
+    return {"rouge_cannot_read": {"references": found.unread, "letters": round(found.passed_over, 4)}}
+
+
+def recorded_legibility(split: Mapping[str, Any]) -> Legibility:
+    """What `audit_legibility` wrote into the audit of a split."""
+    found = split.get("rouge_cannot_read", {"references": 0, "letters": 0.0})
+    return Legibility(split["kept"], found["references"], found["letters"])
 
 
 def find_duplicates(splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
@@ -53,14 +76,14 @@ def find_duplicates(splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     within = {
         name: {
             "rows": _count_repeats([_row_key(row) for row in rows]),
-            "prompts": _count_repeats([_prompt_key(row) for row in rows]),
+            "prompts": _count_repeats([prompt_key(row) for row in rows]),
         }
         for name, rows in splits.items()
     }
     across = {
         f"{first}/{second}": {
             "rows": _find_shared(splits[first], splits[second], _row_key),
-            "prompts": _find_shared(splits[first], splits[second], _prompt_key),
+            "prompts": _find_shared(splits[first], splits[second], prompt_key),
         }
         for i, first in enumerate(names)
         for second in names[i + 1 :]
@@ -68,21 +91,20 @@ def find_duplicates(splits: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     return {"within": within, "across": across}
 
 
-def _prompt_key(row: Row) -> tuple[str, ...]:
+def prompt_key(row: Row) -> tuple[str, ...]:
+    """What is asked, the same for prompts that differ in white space alone."""
     return " ".join(row.instruction.split()), " ".join(row.input.split())
 
 
 def _row_key(row: Row) -> tuple[str, ...]:
-    return *_prompt_key(row), " ".join(row.references[0].split())
+    return *prompt_key(row), " ".join(row.references[0].split())
 
 
 def _count_repeats(keys: Sequence[tuple[str, ...]]) -> int:
     return sum(count - 1 for count in Counter(keys).values())
 
 
-def _find_shared(
-    first: Sequence[Row], second: Sequence[Row], key: Callable[[Row], tuple[str, ...]]
-) -> dict[str, Any]:
+def _find_shared(first: Sequence[Row], second: Sequence[Row], key: Callable[[Row], tuple[str, ...]]) -> dict[str, Any]:
     """Rows of `second` whose key occurs in `first`, as [number in first, number in second]."""
     places: dict[tuple[str, ...], int] = {}
     for row in first:

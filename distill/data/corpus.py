@@ -6,7 +6,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from distill.data.jsonl import decode_text, open_bytes
+from distill.data.jsonl import decode_text
+from distill.data.opening import open_bytes
 from distill.data.rows import Fields, Split, interpret
 from distill.data.sources import Source, locate, read_source
 from distill.data.tables import BadRow, OnBadRow, Record, RecordTable
@@ -30,10 +31,10 @@ def read_corpus(source: CorpusSource, base: Path) -> Split:
     Raises: DataError for a source that cannot be read, and when it holds no text.
     """
     path = None if source.path is None else locate(source.path, base)
-    if path is not None and (path.is_dir() or path.suffix in {".txt", ".zip"}):
+    if path is not None and (path.is_dir() or path.suffix.lower() in {".txt", ".zip"}):
         table, text = _as_table(path, source.limit), "text"
     else:
-        table, text = read_source(source, base), source.text
+        table, text = read_source(source, base, {source.text.split(".")[0]}), source.text
     return interpret(table, Fields(instruction=text, output=text), source.on_bad_row)
 
 
@@ -54,9 +55,9 @@ def _read_files(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of each text file at a path, in the order of their names."""
     if path.is_dir():
         for file in sorted(path.iterdir()):
-            if file.suffix in {".txt", ".zip"}:
+            if file.suffix.lower() in {".txt", ".zip"}:
                 yield from _read_files(file)
-    elif path.suffix == ".zip":
+    elif path.suffix.lower() == ".zip":
         yield from _read_zip(path)
     else:
         with open_bytes(path) as stream:
@@ -66,7 +67,7 @@ def _read_files(path: Path) -> Iterator[tuple[str, bytes]]:
 def _read_zip(path: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with open_bytes(path) as stream, zipfile.ZipFile(stream) as archive:
-            for name in sorted(name for name in archive.namelist() if name.endswith(".txt")):
+            for name in sorted(name for name in archive.namelist() if name.lower().endswith(".txt")):
                 yield name, archive.read(name)
     except zipfile.BadZipFile as error:
         raise DataError(f"{path} is no readable zip file ({error}); fetch it again") from None

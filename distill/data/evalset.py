@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from distill.data.audit import audit_split, find_duplicates
+from distill.data.audit import audit_legibility, audit_split, find_duplicates, legible
 from distill.data.rows import Fields, Split, read_split
 from distill.data.sources import HubSource, Source
 from distill.data.tables import OnBadRow
 from distill.project.errors import DataError
 from distill.project.settings import Settings
+from distill.text.words import PAPER, Legibility, Words
 
 
 class EvalSetSettings(Settings):
@@ -34,6 +35,8 @@ class EvalSetSettings(Settings):
     """A malformed row stops the stage (`error`), or is left out and counted (`skip`)."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Number of first rows to take; null takes all."""
+    rouge: Words = PAPER
+    """Words of Rouge-L: the paper's, a-z and 0-9 alone, or `unicode`, those of any script."""
 
 
 def read_evalset(settings: EvalSetSettings, path: Path) -> Split:
@@ -49,8 +52,12 @@ def read_evalset(settings: EvalSetSettings, path: Path) -> Split:
     return read_split(source, settings.fields, settings.on_bad_row, base)
 
 
-def as_examples(split: Split) -> list[dict[str, Any]]:
-    """The rows as written to `evaluation/<set>.jsonl`; `id` counts the kept rows from 0."""
+def as_examples(split: Split, words: Words = PAPER) -> list[dict[str, Any]]:
+    """The rows as written to `evaluation/<set>.jsonl`; `id` counts the kept rows from 0.
+
+    Other words of Rouge-L than the paper's travel with the rows, so that DVC scores again where they change.
+    """
+    chosen = {} if words == PAPER else {"rouge": words}
     return [
         {
             "id": number,
@@ -58,9 +65,26 @@ def as_examples(split: Split) -> list[dict[str, Any]]:
             "input": row.input,
             "output": list(row.references),
             "category": row.category,
+            **chosen,
         }
         for number, row in enumerate(split.rows)
     ]
+
+
+def require_legible(name: str, words: Words, found: Legibility) -> str | None:
+    """A warning where Rouge-L cannot read some of the set's references.
+
+    Raises: DataError where it can read hardly any.
+    """
+    if found.blind:
+        fix = f"write `rouge: unicode` in evalsets/{name}.yaml"
+        if words != PAPER:
+            fix = f"they hold no letter, digit or symbol: take `{name}` out of the datasets"
+        raise DataError(f"the references of `{name}`: {found}, so every score would be 0; {fix}")
+    if not found.partly:
+        return None
+    remedy = f"`rouge: unicode` in evalsets/{name}.yaml reads them" if words == PAPER else "their scores are 0"
+    return f"the references of `{name}`: {found}; {remedy}"
 
 
 def audit_evalset(name: str, settings: EvalSetSettings, split: Split) -> dict[str, Any]:
@@ -72,5 +96,6 @@ def audit_evalset(name: str, settings: EvalSetSettings, split: Split) -> dict[st
         **audit_split(split),
         "several_references": sum(len(row.references) > 1 for row in split.rows),
         "without_input": sum(not row.input.strip() for row in split.rows),
+        **audit_legibility(legible(split, settings.rouge)),
         "duplicates": find_duplicates({name: split.rows})["within"][name],
     }

@@ -6,19 +6,19 @@ refuses a field that is a string in one row and a list in the next (the referenc
 
 from __future__ import annotations
 
+import io
 import json
-import lzma
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from distill.data.opening import open_bytes, read_utf8
 from distill.data.tables import BadRow, MalformedRowError, Record, RecordTable
 from distill.project.errors import DataError
 
 
 def read_json_lines(path: Path, limit: int | None) -> RecordTable:
-    """Read one JSON object a line from `.jsonl` or `.jsonl.xz`; blank lines are passed over.
+    """Read one JSON object a line, from a file that may be packed; blank lines are passed over.
 
     `limit` stops after that many rows, malformed ones included. Raises: DataError when the file as a whole
     cannot be read; a row that cannot be read goes to `RecordTable.bad`.
@@ -26,30 +26,29 @@ def read_json_lines(path: Path, limit: int | None) -> RecordTable:
     records: list[Record] = []
     bad: list[BadRow] = []
     with open_bytes(path) as stream:
-        # Bytes are split at newlines alone: text mode would hide which line an encoding fault stands in.
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(_lines(read_utf8(stream)), start=1):
             if limit is not None and len(records) + len(bad) == limit:
                 break
             if not line.strip():
                 continue
             try:
-                records.append(Record(number, _as_object(json.loads(line.decode("utf-8-sig").strip()))))
+                records.append(Record(number, _as_object(parse_json(line.decode("utf-8-sig").strip()))))
             except ValueError as error:
-                bad.append(BadRow(number, _explain(error)))
+                bad.append(BadRow(number, explain(error)))
     return RecordTable(str(path), "line", records, bad)
 
 
 def read_json_array(path: Path, limit: int | None) -> RecordTable:
-    """Read a `.json` file that holds one list of objects; rows are counted from 1.
+    """Read a file, packed or not, that holds one list of objects; rows are counted from 1.
 
     Raises: DataError when the file is not such a list.
     """
     with open_bytes(path) as stream:
         try:
-            content = json.loads(stream.read().decode("utf-8-sig"))
+            content = parse_json(read_utf8(stream).read().decode("utf-8-sig"))
         except ValueError as error:
             fix = "correct it; if it has one object a line, name it .jsonl"
-            raise DataError(f"{path} is {_explain(error)}; {fix}") from None
+            raise DataError(f"{path} is {explain(error)}; {fix}") from None
     if not isinstance(content, list):
         raise DataError(f"{path} holds no list of rows; write it as [{{…}}, {{…}}], or as .jsonl")
     records: list[Record] = []
@@ -58,33 +57,41 @@ def read_json_array(path: Path, limit: int | None) -> RecordTable:
         try:
             records.append(Record(number, _as_object(row)))
         except ValueError as error:
-            bad.append(BadRow(number, _explain(error)))
+            bad.append(BadRow(number, explain(error)))
     return RecordTable(str(path), "row", records, bad)
 
 
-@contextmanager
-def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that may be xz-compressed.
-
-    Raises: DataError when it is missing, a folder, or not the xz file its name promises.
-    """
+def parse_json(text: str) -> Any:
+    """A JSON value. Raises: ValueError, also for brackets without end and for a key with two values in one object."""
     try:
-        with lzma.open(path) if path.suffix == ".xz" else path.open("rb") as stream:
-            yield stream
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; correct the path or put the file there") from None
-    except IsADirectoryError:
-        raise DataError(f"{path} is a folder; name a file in it") from None
-    except (lzma.LZMAError, EOFError) as error:
-        raise DataError(f"{path} is damaged ({error}); fetch it again") from None
+        return json.loads(text, object_pairs_hook=_one_value_a_key)
+    except RecursionError:
+        raise MalformedRowError("nested too deeply to be read") from None
 
 
 def decode_text(content: bytes) -> str:
-    """Bytes as UTF-8 text with plain newlines. Raises: ValueError naming the byte that is not."""
+    """Bytes in a Unicode encoding as text with plain newlines. Raises: ValueError naming the byte that is not."""
     try:
-        return content.decode("utf-8-sig").replace("\r\n", "\n")
+        return read_utf8(io.BytesIO(content)).read().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise ValueError(_explain(error)) from None
+        raise ValueError(explain(error)) from None
+
+
+def explain(error: ValueError) -> str:
+    """The fault of a text that is not what it should be, as it stands behind "is" or a line's number."""
+    if isinstance(error, json.JSONDecodeError):
+        what = error.msg.lower().removesuffix(" at").removesuffix(" starting")
+        return f"not JSON ({what}, column {error.colno})"
+    if isinstance(error, UnicodeDecodeError):
+        name = error.encoding.upper().replace("UTF8", "UTF-8")
+        return f"not {name} (byte {error.object[error.start]:#04x} at position {error.start})"
+    return str(error)
+
+
+def _lines(stream: IO[bytes]) -> Iterator[bytes]:
+    # Bytes are split at line ends alone: text mode would hide which line an encoding fault stands in.
+    for line in stream:
+        yield from line.splitlines()
 
 
 def _as_object(row: Any) -> dict[str, Any]:
@@ -93,10 +100,10 @@ def _as_object(row: Any) -> dict[str, Any]:
     return row
 
 
-def _explain(error: ValueError) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        what = error.msg.lower().removesuffix(" at").removesuffix(" starting")
-        return f"not JSON ({what}, column {error.colno})"
-    if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8 (byte {error.object[error.start]:#04x} at position {error.start})"
-    return str(error)
+def _one_value_a_key(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if found[key] != value:
+                raise MalformedRowError(f"ambiguous (`{key}` has two values in one object)")
+    return found

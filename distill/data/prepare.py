@@ -11,16 +11,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill.data.audit import audit_split, count_tokens, find_duplicates
+from distill.data.audit import audit_legibility, audit_split, count_tokens, find_duplicates, legible, list_rows
 from distill.data.corpus import read_corpus
+from distill.data.coverage import require_readable, unreadable_rows
+from distill.prompting.prompts import Pair, encode_rows, render
 from distill.data.rows import Fields, Row, Split, interpret, read_split, require_rows
 from distill.data.settings import DataSettings
+from distill.data.splits import count_prompts, draw_prompts
 from distill.data.tables import Record, RecordTable
 from distill.project.errors import DataError
 from distill.project.files import fresh_dir, write_json, write_jsonl
-from distill.project.randomness import permutation
-from distill.data.prompts import Pair, encode, render
 from distill.text.settings import PromptSettings, TokenizerSettings
+from distill.text.words import PAPER, Words
 from distill.world import WorldSettings, build_world
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class Encoded:
 
     split: Split
     pairs: list[Pair]
+    noted: dict[str, list[int]]
+    """Numbers of the rows that a person should know of: what in their text is not as it seems."""
 
 
 def prepare(
@@ -64,11 +68,15 @@ def prepare(
         "train": encode_split(sources.train, prompt, tokenizer),
         "valid": encode_split(sources.valid, prompt, tokenizer),
     }
-    report = audit(sources, encoded, tokenizer)
+    report = audit(sources, encoded, tokenizer, data.rouge)
     with fresh_dir(target) as folder:
         tokenizer.save_pretrained(folder / "tokenizer")
         for name, part in encoded.items():
-            write_parquet(folder / f"{name}.parquet", _as_columns(part))
+            columns = _as_columns(part)
+            if name == "valid" and data.rouge != PAPER:
+                # With the rows, so that DVC trains again, and chooses checkpoints again, where it changes.
+                columns["rouge"] = [data.rouge] * len(part.pairs)
+            write_parquet(folder / f"{name}.parquet", columns)
         if documents:
             write_parquet(folder / "corpus.parquet", {"text": documents})
         if data.world is not None:
@@ -100,29 +108,31 @@ def read_sources(data: DataSettings, base: Path) -> Sources:
 def hold_out(train: Split, count: int) -> tuple[Split, Split]:
     """Move `count` rows, drawn from the whole of `train`, into a validation split; both keep their order.
 
-    Raises: DataError when no training row would be left.
+    Rows of one prompt stay together, so there may be a few more or fewer. Raises: DataError when no training row would
+    be left.
     """
-    if count >= len(train.rows):
-        raise DataError(
-            f"{train.name} has {len(train.rows):,} usable rows, too few to take {count:,} of them "
-            "for validation; lower `valid_rows`"
-        )
     # The draw belongs to the data, not to a training seed: all seeds share one validation set.
-    chosen = set(permutation(len(train.rows), 0, "validation rows")[:count])
+    chosen = set(draw_prompts(train.rows, count, "validation rows"))
+    if not chosen:
+        prompts = count_prompts(train.rows)
+        raise DataError(
+            f"{train.name} has {len(train.rows):,} usable rows of {prompts:,} different prompts, too few to take "
+            f"{count:,} of them for validation; lower `valid_rows`"
+        )
     held = [row for i, row in enumerate(train.rows) if i in chosen]
     rest = [row for i, row in enumerate(train.rows) if i not in chosen]
     moved = {**train.dropped, "moved_to_validation": [row.number for row in held]}
-    return replace(train, rows=rest, dropped=moved), Split(train.name, count, held, [], {})
+    return replace(train, rows=rest, dropped=moved), Split(train.name, len(held), held, [], {})
 
 
 def encode_split(split: Split, prompt: PromptSettings, tokenizer: PreTrainedTokenizerBase) -> Encoded:
     """Tokenise a split and leave out rows with a prompt over the limit.
 
-    Raises: DataError when no row is left.
+    Raises: DataError when no row is left, ModelError when the tokenizer cannot hold them.
     """
     texts = [render(prompt, row.instruction, row.input) for row in split.rows]
-    pairs = encode(tokenizer, prompt, texts, [row.references[0] for row in split.rows])
-    fits = [len(prompt_ids) <= prompt.max_prompt_tokens for prompt_ids, _ in pairs]
+    encoded = encode_rows(tokenizer, prompt, texts, [row.references[0] for row in split.rows])
+    fits = [len(row.prompt_ids) <= prompt.max_prompt_tokens for row in encoded]
     too_long = [row.number for row, fit in zip(split.rows, fits, strict=True) if not fit]
     kept = replace(
         split,
@@ -130,11 +140,16 @@ def encode_split(split: Split, prompt: PromptSettings, tokenizer: PreTrainedToke
         dropped={**split.dropped, f"prompt_over_{prompt.max_prompt_tokens}_tokens": too_long},
     )
     require_rows(kept)
-    return Encoded(kept, [pair for pair, fit in zip(pairs, fits, strict=True) if fit])
+    encoded = [row for row, fit in zip(encoded, fits, strict=True) if fit]
+    pairs = [(row.prompt_ids, row.response_ids) for row in encoded]
+    control = [row.number for row, own in zip(kept.rows, encoded, strict=True) if own.held_control_text]
+    unreadable = unreadable_rows(tokenizer, kept.rows, pairs)
+    require_readable(kept.name, len(kept.rows), unreadable)
+    return Encoded(kept, pairs, {"control_tokens_as_text": control, **unreadable})
 
 
 def audit(
-    sources: Sources, encoded: Mapping[str, Encoded], tokenizer: PreTrainedTokenizerBase
+    sources: Sources, encoded: Mapping[str, Encoded], tokenizer: PreTrainedTokenizerBase, words: Words = PAPER
 ) -> dict[str, Any]:
     """The content of `report.json`: rows read, left out, kept and cut, tokens and duplicates of each split."""
     eos = tokenizer.eos_token_id
@@ -144,6 +159,8 @@ def audit(
             "prompt_tokens": asdict(count_tokens([prompt_ids for prompt_ids, _ in part.pairs])),
             "response_tokens": asdict(count_tokens([response_ids for _, response_ids in part.pairs])),
             "responses_cut": sum(response_ids[-1] != eos for _, response_ids in part.pairs),
+            "noted": {name: list_rows(numbers) for name, numbers in part.noted.items()},
+            **audit_legibility(legible(part.split, words)),
         }
         for name, part in encoded.items()
     }

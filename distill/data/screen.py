@@ -17,7 +17,10 @@ def draw_preparation(title: str, report: Mapping[str, Any]) -> Table:
         "also in train": _shared(duplicates, "train", "rows"),
         "also in valid": _shared(duplicates, "valid", "rows"),
         "prompt also in train": _shared(duplicates, "train", "prompts"),
+        "unread by Rouge-L": _unread(splits),
+        **_unused_turns(splits),
         "responses cut": {name: split.get("responses_cut", 0) for name, split in splits.items()},
+        **_noted(splits),
         **_token_counts(splits, "prompt_tokens"),
         **_token_counts(splits, "response_tokens"),
     }
@@ -32,6 +35,8 @@ def draw_evalset(name: str, report: Mapping[str, Any]) -> Table:
         "again in the set": {name: report["duplicates"]["rows"]},
         "with several references": {name: report["several_references"]},
         "without input": {name: report["without_input"]},
+        "unread by Rouge-L": _unread({name: report}),
+        **_unused_turns({name: report}),
     }
     return _draw(f"evaluation set {name}", {name: report}, notes)
 
@@ -62,6 +67,16 @@ def _draw(title: str, splits: Mapping[str, Any], notes: Mapping[str, Mapping[str
     return table
 
 
+def _unused_turns(splits: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    kinds = dict.fromkeys(kind for split in splits.values() for kind in split.get("unused", {}))
+    return {
+        f"{kind.replace('_', ' ')} unused": {
+            name: split.get("unused", {}).get(kind, 0) for name, split in splits.items()
+        }
+        for kind in kinds
+    }
+
+
 def _shared(duplicates: Mapping[str, Any], first: str, kind: str) -> dict[str, int]:
     return {
         pair.removeprefix(f"{first}/"): shared[kind]["count"]
@@ -70,11 +85,21 @@ def _shared(duplicates: Mapping[str, Any], first: str, kind: str) -> dict[str, i
     }
 
 
+def _noted(splits: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    reasons = dict.fromkeys(reason for split in splits.values() for reason in split.get("noted", {}))
+    return {
+        reason.replace("_", " "): {n: s["noted"][reason]["count"] for n, s in splits.items() if "noted" in s}
+        for reason in reasons
+    }
+
+
+def _unread(splits: Mapping[str, Any]) -> dict[str, int]:
+    return {name: split.get("rouge_cannot_read", {}).get("references", 0) for name, split in splits.items()}
+
+
 def _token_counts(splits: Mapping[str, Any], key: str) -> dict[str, dict[str, int]]:
     counts = {name: split[key] for name, split in splits.items() if key in split}
     return {
-        f"{key.replace('_', ' ')}, {statistic}": {
-            name: round(count[statistic]) for name, count in counts.items()
-        }
+        f"{key.replace('_', ' ')}, {statistic}": {name: round(count[statistic]) for name, count in counts.items()}
         for statistic in ("mean", "p95", "max")
     }

@@ -12,6 +12,7 @@ from distill.data.rows import Fields
 from distill.data.sources import Source
 from distill.data.tables import OnBadRow
 from distill.project.settings import Settings
+from distill.text.words import PAPER, Words
 from distill.world import WorldSettings
 
 
@@ -28,12 +29,16 @@ class DataSettings(Settings):
     """Without `valid`: number of rows to take out of the training rows, spread over the whole source."""
     test: Source | None = None
     """Rows of the evaluation set that stems from the same source, only to report duplicates with it."""
+    licence: str | None = None
+    """Licence of the rows, for the cards of exported models."""
     fields: Fields = Fields()
     """Names of the rows' fields."""
     on_bad_row: OnBadRow = "error"
     """A malformed row stops preparation (`error`), or is left out and counted (`skip`)."""
     corpus: CorpusSource | None = None
     """Plain text for pre-training and for the language-modelling loss."""
+    rouge: Words = PAPER
+    """Words of Rouge-L in validation: the paper's, a-z and 0-9 alone, or `unicode`, those of any script."""
     rows: RowLimits = RowLimits()
     """Limits on the training rows of teacher and students."""
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from distill.data.jsonl import read_json_array, read_json_lines
+from distill.data.columnar import read_arrow, read_parquet
+from distill.data.delimited import read_delimited
+from distill.data.jsonl import explain, read_json_array, read_json_lines
+from distill.data.opening import PACKED
 from distill.data.tables import Record, RecordTable
-from distill.project.errors import DataError
+from distill.project.errors import DataError, DistillError
 from distill.project.settings import Settings
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -45,7 +49,8 @@ class Source(Settings):
     """Exactly one of a local file and a hub data set."""
 
     path: str | None = None
-    """A `.jsonl`, `.jsonl.xz`, `.json` or `.parquet` file: absolute, or relative to where the data lies."""
+    """A file of rows, by its suffix `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet` or `.arrow`: absolute, or relative to
+    where the data lies. All but the last two may be packed (`.gz`, `.xz`, `.bz2`, `.zst`)."""
     hub: HubSource | None = None
     """A data set of the hub."""
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -60,47 +65,60 @@ class Source(Settings):
 
 def locate(path: str, base: Path) -> Path:
     """The file of a path in the settings; a relative path starts in `base`, or beside a `base` that is a file."""
-    return (base.parent if base.is_file() else base) / path
+    return (base.parent if base.is_file() else base) / os.path.expanduser(path)  # noqa: PTH111  (no HOME is no fault)
 
 
-def read_source(source: Source, base: Path) -> RecordTable:
-    """Read a source. Raises: DataError (file missing or unreadable, hub out of reach, no row in it)."""
-    if source.hub is not None:
-        table = _read_hub(source.hub, source.limit)
-    else:
-        assert source.path is not None  # the settings hold exactly one of the two
-        table = _read_file(locate(source.path, base), source.limit)
+def read_source(source: Source, base: Path, wanted: Collection[str] | None = None) -> RecordTable:
+    """Read a source; `wanted` are the columns to read where the rest can be left unread. Without it all are read, and
+    nothing but text is decoded.
+
+    Raises: DataError (file missing or unreadable, hub out of reach, no row in it).
+    """
+    name = source.path if source.hub is None else str(source.hub)
+    try:
+        if source.hub is not None:
+            table = _read_hub(source.hub, source.limit, wanted)
+        else:
+            assert source.path is not None  # the settings hold exactly one of the two
+            name = str(locate(source.path, base))
+            table = _read_file(Path(name), source.limit, wanted)
+    except DistillError:
+        raise
+    # A foreign file meets several libraries, and each refuses it in ways of its own.
+    except Exception as error:  # noqa: BLE001
+        reason = explain(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise DataError(f"{name} cannot be read ({_first_line(reason)}); mend it, or write it anew as .jsonl") from None
     if not table.records and not table.bad:
         raise DataError(f"{table.name} has no rows; point to a file or split that has some")
     return table
 
 
-def _read_file(path: Path, limit: int | None) -> RecordTable:
+def _read_file(path: Path, limit: int | None, wanted: Collection[str] | None) -> RecordTable:
     if not path.exists():
         raise DataError(f"{path} does not exist; correct the path or put the file there")
-    if path.name.endswith((".jsonl", ".jsonl.xz")):
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name a file in it")
+    plain = Path(path.stem) if path.suffix.lower() in PACKED else path
+    kind = plain.suffix.lower()
+    if kind in {".parquet", ".pq", ".arrow", ".feather", ".ipc"}:
+        if plain is not path:
+            raise DataError(f"{path} is packed, which only text can be here; unpack it and name {plain.name}")
+        return (read_parquet if kind in {".parquet", ".pq"} else read_arrow)(path, limit, wanted)
+    if kind in {".jsonl", ".ndjson"}:
         return read_json_lines(path, limit)
-    if path.suffix == ".json":
+    if kind == ".json":
         return read_json_array(path, limit)
-    if path.suffix == ".parquet":
-        return _read_parquet(path, limit)
-    raise DataError(f"{path} is of no kind that can be read; give .jsonl, .jsonl.xz, .json or .parquet")
+    if kind in {".csv", ".tsv"}:
+        return read_delimited(path, limit, "\t" if kind == ".tsv" else None)
+    if kind == ".zip":
+        raise DataError(f"{path} is an archive; unpack it and name a file in it")
+    raise DataError(
+        f"{path} is of no kind that can be read; give .jsonl, .json, .csv, .tsv, .parquet or .arrow "
+        f"({', '.join(PACKED)} behind one of the first four is read too)"
+    )
 
 
-def _read_parquet(path: Path, limit: int | None) -> RecordTable:
-    import datasets
-    import pyarrow
-
-    try:
-        # Streaming reads the file where it lies; otherwise `datasets` would keep a copy in its cache.
-        rows = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-        return _as_table(str(path), rows, limit)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        reason = _first_line(error)
-        raise DataError(f"{path} is no readable Parquet file ({reason}); write it again") from None
-
-
-def _read_hub(hub: HubSource, limit: int | None) -> RecordTable:
+def _read_hub(hub: HubSource, limit: int | None, wanted: Collection[str] | None) -> RecordTable:
     import datasets
     from httpx import TransportError
     from huggingface_hub.errors import HfHubHTTPError
@@ -125,13 +143,15 @@ def _read_hub(hub: HubSource, limit: int | None) -> RecordTable:
             f"{hub} gives no rows ({_first_line(error)}); correct `split` and `config`, "
             "or fetch the data by hand and give its `path` instead"
         ) from None
-    return _as_table(str(hub), rows, limit)
+    names = tuple(rows.column_names)
+    columns = [name for name in names if wanted is None or name in wanted]
+    taken = (
+        islice(rows.select_columns(columns), limit)
+        if columns
+        else ({} for _ in range(min(len(rows), limit or len(rows))))
+    )
+    return RecordTable(str(hub), "row", [Record(i, dict(row)) for i, row in enumerate(taken, start=1)], [], names)
 
 
-def _as_table(name: str, rows: Iterable[dict[str, Any]], limit: int | None) -> RecordTable:
-    taken = islice(rows, limit)
-    return RecordTable(name, "row", [Record(number, dict(row)) for number, row in enumerate(taken, start=1)], [])
-
-
-def _first_line(error: Exception) -> str:
+def _first_line(error: Exception | str) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -38,11 +38,13 @@ class RecordTable:
     unit: str
     records: list[Record]
     bad: list[BadRow]
+    names: tuple[str, ...] = ()
+    """The columns of a source that knows them by itself; `records` may hold fewer."""
 
     @property
     def columns(self) -> list[str]:
         """The field names that occur anywhere, in order of first sight."""
-        return list(dict.fromkeys(column for record in self.records for column in record.content))
+        return list(self.names or dict.fromkeys(column for record in self.records for column in record.content))
 
 
 def refuse_bad_rows(table: RecordTable, bad: list[BadRow]) -> None:

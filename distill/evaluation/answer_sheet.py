@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.project.errors import DataError
+from distill.text.words import PAPER, Words
 
 _PLACES_SHOWN = 5
 Key = tuple[int, int | str]  # (seed, id)
@@ -37,6 +38,8 @@ class Answers:
     """[S][N] response lengths in tokens, where every row tells it."""
     truncated: list[list[bool]] | None
     """[S][N] whether generation stopped at the length limit, where every row tells it."""
+    words: Words = PAPER
+    """Words of Rouge-L that the references ask for."""
 
 
 @dataclass
@@ -217,6 +220,8 @@ def _align(rows: dict[Key, _Row], ids: list[int | str], references: Sequence[_Ro
     cells = [cell for line in grid for cell in line]
     tells_length = all(_is_int(cell.get("tokens")) for cell in cells)
     tells_end = all(isinstance(cell.get("truncated"), bool) for cell in cells)
+    # Any other value is a field of somebody's own.
+    asked = all(row.content.get("rouge") == "unicode" for row in references)
     return Answers(
         ids=ids,
         seeds=seeds,
@@ -224,4 +229,5 @@ def _align(rows: dict[Key, _Row], ids: list[int | str], references: Sequence[_Ro
         texts=[[cell["text"] for cell in line] for line in grid],
         tokens=[[cell["tokens"] for cell in line] for line in grid] if tells_length else None,
         truncated=[[cell["truncated"] for cell in line] for line in grid] if tells_end else None,
+        words="unicode" if asked else PAPER,
     )

@@ -14,12 +14,12 @@ from transformers import PreTrainedModel
 
 from distill.evaluation.traces import Source, Trace
 from distill.generation.decode import Response, sample_responses
-from distill.models.parts import backbone, head, shared_vocabulary
+from distill.models.parts import backbone, head, positions_at_once, shared_vocabulary
 from distill.project.randomness import key
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
 
-# Positions whose two distributions over the vocabulary stand in memory at once.
+# Positions whose two distributions over the vocabulary stand in memory at once; of a large vocabulary fewer.
 _POSITIONS = 1024
 
 
@@ -111,10 +111,11 @@ def divergences(
     # Cut to the ids that both models have before the softmax, so that both sum to 1 over the same ids.
     vocabulary = shared_vocabulary(student, teacher)
     reverse, forward = [], []
-    for start in range(0, len(student_states), _POSITIONS):
+    size = min(_POSITIONS, positions_at_once(student), positions_at_once(teacher))
+    for start in range(0, len(student_states), size):
         # float32: half precision would lose the many small terms of a sum over the vocabulary.
         logq, logp = (
-            head(model)(states[start : start + _POSITIONS])[:, :vocabulary].float().log_softmax(-1)
+            head(model)(states[start : start + size])[:, :vocabulary].float().log_softmax(-1)
             for model, states in ((student, student_states), (teacher, teacher_states))
         )
         # From logarithms, which stay finite where a probability underflows: such a term is 0, not nan.

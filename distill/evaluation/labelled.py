@@ -19,9 +19,9 @@ from distill.project.errors import DataError
 from distill.project.settings import Settings
 from distill.world.build import TEST_CLASSES, hash_class
 from distill.world.drafts import Purpose
+from distill.world.lore import draw_lore
 from distill.world.task_types.passage_questions import ask_whether
 from distill.world.task_types.sorting import judge_mood
-from distill.world.lore import draw_lore
 
 _PLACE = re.compile(r"\{(\w+)\}")
 
@@ -66,7 +66,7 @@ class LabelSetSettings(Settings):
     world: WorldSource | None = None
     """Draw the rows from the toy world (fields `instruction`, `input`, `label`)."""
     texts: TextSource | None = None
-    """Read plain text files; otherwise params.yaml names a .jsonl, .jsonl.xz, .json or .parquet file."""
+    """Read plain text files; otherwise params.yaml names a file of rows."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Take so many rows, evenly spread over the file; null takes all."""
 
@@ -88,7 +88,7 @@ def read_labelled(settings: LabelSetSettings, path: Path) -> list[dict[str, Any]
     if settings.limit is not None and settings.limit < len(records):
         records = [records[i * len(records) // settings.limit] for i in range(settings.limit)]
     labels = list(settings.words)
-    wanted = set(_PLACE.findall(" ".join([settings.instruction, settings.input, *settings.words.values()])))
+    wanted = _places(settings)
     faults: dict[str, list[int]] = {}
     rows = []
     for number, record in enumerate(records):
@@ -117,6 +117,11 @@ def read_labelled(settings: LabelSetSettings, path: Path) -> list[dict[str, Any]
     return rows
 
 
+def _places(settings: LabelSetSettings) -> set[str]:
+    """The fields that the prompt and the words are filled from."""
+    return set(_PLACE.findall(" ".join([settings.instruction, settings.input, *settings.words.values()])))
+
+
 def _fill(template: str, record: dict[str, Any]) -> str:
     # One pass, so that braces inside a row's own text are left alone.
     return _PLACE.sub(lambda place: str(record[place[1]]), template).strip()
@@ -132,7 +137,7 @@ def _records(settings: LabelSetSettings, path: Path) -> list[dict[str, Any]]:
             for line in _read_text(path, file, settings.texts.encoding).splitlines()
             if line.strip()
         ]
-    table = read_source(Source(path=path.name), path.parent)
+    table = read_source(Source(path=path.name), path.parent, {settings.label, *_places(settings)})
     refuse_bad_rows(table, table.bad)
     return [record.content for record in table.records]
 

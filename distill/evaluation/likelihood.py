@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.data.prompts import encode, fit_prompts, render
-from distill.models.parts import backbone, head
+from distill.prompting.prompts import encode, fit_prompts, render
+from distill.models.parts import backbone, head, positions_at_once
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
 from distill.text.settings import PromptSettings
 
-# Tokens whose distribution over the vocabulary stands in memory at once.
+# Tokens whose distribution over the vocabulary stands in memory at once; of a large vocabulary fewer.
 _POSITIONS = 2048
 
 
@@ -54,9 +54,10 @@ def response_logprobs(model: PreTrainedModel, examples: Sequence[Example], batch
         hidden = backbone(model)(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1][kept]
         tokens = labels[kept]
         # Logits are the largest tensor of a pass: only response tokens get them, some at a time, in float32.
+        size = min(_POSITIONS, positions_at_once(model))
         pieces = [
-            head(model)(hidden[i : i + _POSITIONS]).float().log_softmax(-1).gather(-1, tokens[i : i + _POSITIONS, None])
-            for i in range(0, len(hidden), _POSITIONS)
+            head(model)(hidden[i : i + size]).float().log_softmax(-1).gather(-1, tokens[i : i + size, None])
+            for i in range(0, len(hidden), size)
         ]
         flat = torch.cat(pieces).squeeze(-1).cpu()
         found.update(zip(chosen, flat.split([len(examples[i].response_ids) for i in chosen]), strict=True))

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from distill.project.seeds import Seeds
 from distill.project.settings import Settings
 
 
@@ -23,7 +24,7 @@ class SamplingSettings(Settings):
 class EvaluationSettings(Settings):
     """The evaluation protocol: how often and how each prompt is answered."""
 
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (10, 20, 30, 40, 50)
+    seeds: Seeds = (10, 20, 30, 40, 50)
     """One response a prompt for each seed; scores are averaged over them."""
     sampling: SamplingSettings = SamplingSettings()
     """Shared with validation during training."""

@@ -6,17 +6,20 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.generation.decode import sample_responses
 from distill.generation.settings import SamplingSettings
-from distill.models.parts import backbone, head, precise
+from distill.models.parts import backbone, head, positions_at_once, precise
 from distill.parallel.processes import ALONE, Processes
 from distill.project.errors import TrainingError
 from distill.project.randomness import key
+from distill.runs.selection import By
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
 from distill.text.rouge import mean_rouge_l
+from distill.text.words import PAPER, Words, legibility
 
 
 def decode_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -37,6 +40,7 @@ class Validation:
         batch_size: int,
         seed: int,
         processes: Processes = ALONE,
+        words: Words = PAPER,
     ) -> None:
         """The same `seed` draws the same uniform numbers at every validation of a run.
 
@@ -45,6 +49,11 @@ class Validation:
         self.processes = processes
         self.examples, self.tokenizer, self.sampling = examples, tokenizer, sampling
         self.max_new_tokens, self.batch_size, self.seed = max_new_tokens, batch_size, seed
+        self.words = words
+
+    def selector(self, wanted: By) -> By:
+        """What is to choose checkpoints: what is `wanted`, or the loss where Rouge-L can read hardly any reference."""
+        return "loss" if legibility(([e.reference] for e in self.examples), self.words).blind else wanted
 
     def __call__(self, model: PreTrainedModel) -> dict[str, float]:
         """`rouge_l` (0-100), `loss` (nats a token of the reference responses) and `response_tokens` (mean).
@@ -74,10 +83,25 @@ class Validation:
         answers = self.processes.joined([response.ids for response in responses])
         texts = [decode_text(self.tokenizer, ids) for ids in answers]
         return {
-            "rouge_l": mean_rouge_l(texts, [[e.reference] for e in self.examples]),
+            "rouge_l": mean_rouge_l(texts, [[e.reference] for e in self.examples], self.words),
             "loss": loss,
             "response_tokens": sum(map(len, answers)) / len(answers),
         }
+
+
+@torch.no_grad()
+def label_logprobs(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tensor:
+    """Log q of each of `labels` [N] from the hidden states [N, H] that predict them, [N].
+
+    The head runs on some positions at a time: logits are the largest tensors of a pass.
+    """
+    size = positions_at_once(model)
+    pieces = [
+        precise(head(model)(hidden[i : i + size])).log_softmax(-1).gather(-1, labels[i : i + size, None])
+        for i in range(0, len(hidden), size)
+    ]
+    # Joined before anything is summed: a batch that fits one piece has the sum of one piece, to the last bit.
+    return torch.cat(pieces).squeeze(-1)
 
 
 @torch.no_grad()
@@ -96,10 +120,9 @@ def reference_loss(
         # Right padding needs no mask in a causal model: no real token looks at it.
         hidden = backbone(model)(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1]
         kept = labels != IGNORED
-        # The head runs on kept positions alone: logits of prompt and padding are never formed.
-        logq = precise(head(model)(hidden[kept])).log_softmax(-1)
-        total -= float(logq.gather(-1, labels[kept][:, None]).sum())
-        tokens += int(kept.sum())
+        known = label_logprobs(model, hidden[kept], labels[kept])
+        total -= float(known.sum())
+        tokens += len(known)
     model.train(was_training)
     # Totals and one division: a mean of means would weigh a short share like a long one.
     sums = processes.sum(torch.tensor([total, tokens], dtype=torch.float64))

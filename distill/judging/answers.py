@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -19,6 +20,24 @@ class Answer:
     reply: Reply | None
     unanswered: str = ""
     """Opens with its kind: `refusal`, `reply`, `server`, `rejected` or `budget`."""
+
+
+_FEW = 0.05
+_NO_REPLY = ("rejected", "server")
+
+
+def lost_fault(reasons: Counter[str], asked: int) -> str | None:
+    """A sentence when more than a twentieth of what was asked got no reply from the server; None otherwise.
+
+    `reasons` counts `Answer.unanswered`. The rest would be a sample that the server chose.
+    """
+    lost = Counter({reason: count for reason, count in reasons.items() if reason.split(":")[0] in _NO_REPLY})
+    if lost.total() <= _FEW * asked:
+        return None
+    return (
+        f"{lost.total()} of {asked} got no reply from the server, most for this reason: {lost.most_common(1)[0][0]}; "
+        "what came is kept: see to the server or the account, or ask about less, then run the same command to continue"
+    )
 
 
 def kept_answer(request: ChatRequest, purchases: Purchases, accept: Accept, attempts: int) -> Answer | None:

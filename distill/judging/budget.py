@@ -79,7 +79,7 @@ class Budget:
         self.calls += 1
         # Bought without prices: count it at today's.
         cost = purchase.cost if purchase.cost is not None else price(self.settings, *_tokens(purchase))
-        self.cost += cost or 0.0
+        self.cost += max(cost or 0.0, 0.0)  # no reply, however it is counted, gives money back
 
 
 def _tokens(purchase: Purchase) -> tuple[int, int]:

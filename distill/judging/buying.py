@@ -2,7 +2,8 @@
 
 Kept replies come first. A call that the server does not take (429, 5xx) or that is lost on the way is tried again
 after a pause, the server's own if it names one. A useless reply is asked for again if another may differ. A request
-without a reply gets the reason. Ctrl-C lets the calls under way arrive, since they are paid.
+without a reply gets the reason; many of those in a row, or many useless replies, end the run. Ctrl-C lets the calls
+under way arrive, since they are paid.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from distill.judging.chat import (
     NotTakenError,
     RejectedError,
     Reply,
+    UnusableReplyError,
     estimate_tokens,
 )
 from distill.judging.purchases import Purchase, Purchases
@@ -41,6 +43,7 @@ class _Fault:
 
     reason: str
     busy: bool = False
+    said: str = ""
 
 
 class Buyer:
@@ -62,7 +65,8 @@ class Buyer:
         """
         self._send, self._accept, self._purchases, self._budget = send, accept, purchases, budget
         self._server, self._attempts = server, attempts
-        self._under_way, self._failed_in_a_row, self._replied = 0, 0, replied
+        self._under_way, self._replied = 0, replied
+        self._failed_in_a_row, self._useless_in_a_row = 0, 0
         self._replies, self._opens_at = 0, 0.0
         self._error: DistillError | None = None
 
@@ -138,7 +142,7 @@ class Buyer:
             tries = 0 if fault.busy and self._replies > replies else tries + 1
             replies = self._replies
             if tries > self._server.retries:
-                return self._failed(f"server: {fault.reason} ({tries} tries)")
+                return self._failed(f"server: {fault.reason} ({tries} tries){f': {fault.said}' if fault.said else ''}")
             if self._opens_at <= time.monotonic():
                 wait = min(self._server.first_wait * 2.0**pauses, self._server.longest_wait)
                 # Spread the pauses: requests that failed together would otherwise return together.
@@ -158,7 +162,7 @@ class Buyer:
             fault = _Fault(str(error))
             purchase = self._lost(request, fault.reason)
         except NotTakenError as error:
-            fault = _Fault(str(error), error.busy)
+            fault = _Fault(str(error), error.busy, error.said)
             self._obey(error)
         except DistillError as error:
             self._halt(error)
@@ -169,12 +173,29 @@ class Buyer:
             self._replied, self._failed_in_a_row = True, 0
             self._replies += 1
             purchase = self._purchase(request, reply, reply.tokens_in, reply.tokens_out)
+            self._weigh(reply)
         finally:
             self._under_way -= 1
             self._budget.release(request, purchase)
             async with self._settled:
                 self._settled.notify_all()
         return fault
+
+    def _weigh(self, reply: Reply) -> None:
+        """Count useless replies in a row, which are paid for; too many, and nothing more is bought."""
+        try:
+            self._accept(reply)
+        except UnusableReplyError as error:
+            self._useless_in_a_row += 1
+            if self._useless_in_a_row >= self._server.give_up_after:
+                self._halt(
+                    DistillError(
+                        f"{self._useless_in_a_row} replies in a row are of no use, the last for this reason: {error}; "
+                        "all replies are kept: correct the settings of the model, then run the same command to continue"
+                    )
+                )
+        else:
+            self._useless_in_a_row = 0
 
     def _purchase(
         self, request: ChatRequest, reply: Reply | None, tokens_in: int, tokens_out: int, lost: str | None = None
@@ -214,9 +235,9 @@ class Buyer:
     def _failed(self, reason: str) -> Answer:
         """Count a request that no reply came to; too many in a row, and nothing more is sent.
 
-        Rejected ones count while the server has taken none: then it is the settings, later the request itself.
+        One rejected request may be too long; many in a row are a fault of the settings or of the account.
         """
-        self._failed_in_a_row += not (self._replied and reason.startswith("rejected:"))
+        self._failed_in_a_row += 1
         if self._failed_in_a_row >= self._server.give_up_after:
             self._halt(_no_use(self._failed_in_a_row, reason))
         return Answer(None, reason)

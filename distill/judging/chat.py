@@ -13,14 +13,17 @@ from typing import Any
 
 from distill.judging.settings import ChatSettings
 
+CUT, FILTERED = "length", "content_filter"
+"""`finish` of a reply that ended at the limit, or was held back."""
+
 
 class NotTakenError(Exception):
     """The server did not take the request (429, 5xx, no connection): nothing was billed; try again later."""
 
-    def __init__(self, reason: str, retry_after: float | None = None, busy: bool = False) -> None:
-        """`retry_after`: seconds to wait, by the server's wish; `busy`: it has too many requests (429)."""
+    def __init__(self, reason: str, retry_after: float | None = None, busy: bool = False, said: str = "") -> None:
+        """`retry_after`: seconds to wait, by the server's wish; `busy`: it has too many requests (429); `said`: why."""
         super().__init__(reason)
-        self.retry_after, self.busy = retry_after, busy
+        self.retry_after, self.busy, self.said = retry_after, busy, said
 
 
 class LostReplyError(Exception):
@@ -90,11 +93,15 @@ class Reply:
     text: str
     refusal: str | None
     finish: str | None
-    """`stop`, `length`, `content_filter`, …"""
+    """`stop`, CUT, FILTERED, or another word of the server's; None without one."""
     model: str
     """As the server names it."""
     tokens_in: int
     tokens_out: int
+    reasoning: str = ""
+    """The thinking, where the server keeps it apart."""
+    tool: str = ""
+    """The arguments of a tool that the model called instead of answering, as JSON."""
 
 
 def question_of(instruction: str, input: str) -> str:
@@ -107,46 +114,28 @@ def estimate_tokens(text: str) -> int:
     return len(text.encode(errors="replace")) // 3 + 8
 
 
-def read_completion(body: str, request: ChatRequest) -> Reply:
-    """The reply in a server's response body; tokens are estimated where the server does not tell them.
-
-    Raises: LostReplyError when it is not a chat completion.
-    """
-    try:
-        content = json.loads(body)
-        choice = content["choices"][0]
-        message = choice["message"]
-        text, refusal = message.get("content"), message.get("refusal")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise LostReplyError(f"the response is not a chat completion: {body.strip()[:80]!r}") from None
-    text = _clean(text) if isinstance(text, str) else ""
-    usage = content.get("usage")
-    counts = usage if isinstance(usage, Mapping) else {}
-    return Reply(
-        text=text,
-        refusal=_clean(str(refusal)) if refusal else None,
-        finish=choice.get("finish_reason"),
-        model=str(content.get("model") or request.body["model"]),
-        tokens_in=_count(counts.get("prompt_tokens"), request.prompt),
-        tokens_out=_count(counts.get("completion_tokens"), text),
-    )
-
-
-def _clean(text: str) -> str:
-    """Replace half characters, which JSON can escape and no file can hold."""
-    return text.encode(errors="replace").decode()
-
-
-def _count(told: Any, text: str) -> int:
-    return told if isinstance(told, int) else estimate_tokens(text)
-
-
 def refuse_refusal(reply: Reply) -> None:
     """Raises: UnusableReplyError for a refusal; a second call would only be paid twice."""
     if reply.refusal is not None:
         raise UnusableReplyError(f"refusal: {reply.refusal[:200]}", again=False)
-    if reply.finish == "content_filter":
+    if reply.finish == FILTERED:
         raise UnusableReplyError("refusal: the server's content filter", again=False)
+
+
+def useless(reply: Reply, fault: str) -> UnusableReplyError:
+    """The error for a useless reply. Of a cut one, another would be cut as well, so it is not bought again."""
+    if reply.finish == CUT:
+        return UnusableReplyError(f"reply: cut at max_tokens, {fault}; raise max_tokens", again=False)
+    return UnusableReplyError(f"reply: {fault}", again=True)
+
+
+def lack_of(reply: Reply) -> str:
+    """The description of a reply without a text, by what it holds instead."""
+    if reply.reasoning:
+        return "it holds thinking and no answer"
+    if reply.tool:
+        return "it calls a tool and says nothing"
+    return "it is empty" if reply.finish in (None, "stop", CUT) else f"it is empty (it ended with {reply.finish!r})"
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:

@@ -13,15 +13,14 @@ from itertools import islice
 from math import inf
 from typing import Any
 
-from distill.judging.chat import Reply, UnusableReplyError, refuse_refusal
+from distill.judging.chat import CUT, Reply, lack_of, refuse_refusal, useless
+from distill.judging.thinking import split_thinking
 
 LOWEST, HIGHEST = 1, 10
 _LONGEST_REASON = 500
 _BRACKETS_TRIED = 50
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?"
-# Greedy, to the last mark: numbers that a model thinks of are no scores.
-_THINKING = re.compile(r"^.*</think>", re.DOTALL)
 # Something must end the number: where the reply was cut, a 1 may be the start of a 10.
 _CUT_JSON = re.compile(rf'"(first|second)"\s*:\s*"?({_NUMBER})(?=[\s,"}}/])')
 _BARE_LINE = re.compile(rf"{_NUMBER}(?:\s*/\s*10)?(?:[\s,;|]+{_NUMBER}(?:\s*/\s*10)?)*")
@@ -48,22 +47,47 @@ class Scores:
 def read_scores(reply: Reply) -> Scores:
     """The scores in a reply. Raises: UnusableReplyError, which describes the reply."""
     refuse_refusal(reply)
-    text = _THINKING.sub("", reply.text).strip()
-    if reply.finish == "length":
+    text = _answer_in(reply)
+    if reply.finish == CUT:
         text = _LAST_NUMBER.sub("", text)  # the 1 at a cut end may be the start of a 10
     content = _json_in(text)
     found = _numbers_in(content) if content is not None else _numbers_in_text(text)
     if not found:
-        shown = f": {text[:80]!r}" if text else ", it is empty"
-        raise UnusableReplyError(f"reply: no scores in it{shown}", again=True)
+        raise useless(reply, f"no scores in it{f': {text[:80]!r}' if text else f', {lack_of(reply)}'}")
     # Of three numbers two may be the scores, but which ones would be a guess.
     if len(found) != 2:
-        raise UnusableReplyError(f"reply: {len(found)} score{'s' * (len(found) > 1)} and not 2", again=True)
+        raise useless(reply, f"{len(found)} score{'s' * (len(found) > 1)} and not 2")
     for score in found:
         if not LOWEST <= score <= HIGHEST:  # true for NaN too
-            raise UnusableReplyError(f"reply: score {score:g} is not within {LOWEST} to {HIGHEST}", again=True)
+            raise useless(reply, f"score {score:g} is not within {LOWEST} to {HIGHEST}")
     reason = content.get("reason") if isinstance(content, dict) else None
     return Scores(found[0], found[1], reason[:_LONGEST_REASON] if isinstance(reason, str) else "")
+
+
+def _answer_in(reply: Reply) -> str:
+    """The text without thinking: numbers that a model thinks of are no scores.
+
+    The arguments of a tool, or thinking that is nothing but the asked JSON, stand for a text that is missing: some
+    servers put it there.
+    """
+    text = reply.text.strip()
+    if _whole_json(text) is not None:  # a reason may speak of `</think>`
+        return text
+    thought = split_thinking(text)
+    if not thought.closed:
+        raise useless(reply, "its thinking has no end")
+    answer = thought.answer.strip() or reply.tool.strip()
+    if answer or not {"first", "second"} <= (_whole_json(reply.reasoning) or {}).keys():
+        return answer
+    return reply.reasoning.strip()
+
+
+def _whole_json(text: str) -> dict[str, Any] | None:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def _json_in(text: str) -> Any:

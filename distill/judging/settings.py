@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from distill.generation.settings import PseudoSettings
+from distill.project.errors import SettingsError
+from distill.project.seeds import Seeds
 from distill.project.settings import Settings
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 NO_KEY = f"export {KEY_VARIABLE} (any word for a server that wants none)"
+
+Thinking = Literal["strip", "keep"]
 
 
 class ChatSettings(Settings):
@@ -37,11 +41,18 @@ class ChatSettings(Settings):
     @classmethod
     def _address(cls, value: str) -> str:
         parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not _is_port(parts) or parts.fragment:
             raise ValueError("must be an address like http://127.0.0.1:8000/v1")
         if parts.username or parts.password or parts.query:
             raise ValueError(f"must hold no key or password; {NO_KEY}")
         return value
+
+
+def _is_port(parts: SplitResult) -> bool:
+    try:
+        return parts.port != 0
+    except ValueError:
+        return False
 
 
 class ProtocolSettings(ChatSettings):
@@ -55,7 +66,7 @@ class ProtocolSettings(ChatSettings):
     """`both` asks twice and takes the mean, so that a liking for the first place cancels; twice the price."""
     structured: bool = True
     """Ask for JSON of a given schema; a server that refuses that is asked without it."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
+    seeds: Seeds | None = None
     """The judged ones of `evaluation.seeds`; null judges all."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """The number of examples judged, from the first of a set; null judges all."""
@@ -90,7 +101,7 @@ class ServerSettings(Settings):
     concurrency: Annotated[int, Field(ge=1, le=256)] = 8
     """Calls under way at once."""
     timeout: Annotated[float, Field(gt=0)] = 60.0
-    """Seconds until a call without an answer counts as lost."""
+    """Seconds for a whole call, to the last byte of the answer; then it counts as lost."""
     retries: Annotated[int, Field(ge=0)] = 5
     """More tries of a call that was lost or turned away (429, 5xx)."""
     first_wait: Annotated[float, Field(ge=0)] = 1.0
@@ -98,7 +109,7 @@ class ServerSettings(Settings):
     longest_wait: Annotated[float, Field(ge=0)] = 60.0
     """Longest pause in seconds; if a server asks for more, the command stops and keeps its replies."""
     give_up_after: Annotated[int, Field(ge=1)] = 10
-    """Requests in a row without a reply until the server counts as down."""
+    """Requests in a row without a reply, or replies in a row without use, until the command stops."""
 
 
 class JudgeSettings(Settings):
@@ -125,6 +136,8 @@ class ApiPseudoSettings(PseudoSettings, ChatSettings):
 
     source: Annotated[Literal["api"], Field(alias="from")]
     """Any OpenAI-compatible server."""
+    thinking: Thinking = "strip"
+    """`keep` lets the students learn the thinking before an answer too, between `<think>` and `</think>`."""
     budget: BudgetSettings = BudgetSettings()
     server: ServerSettings = ServerSettings()
 
@@ -156,6 +169,24 @@ def has_key(environment: Mapping[str, str]) -> bool:
     return bool(environment.get(KEY_VARIABLE, "").strip())
 
 
+def read_key(environment: Mapping[str, str]) -> str:
+    """The key; empty without one. Raises: SettingsError for one that no request can carry."""
+    if fault := key_fault(environment):
+        raise SettingsError(fault)
+    return environment.get(KEY_VARIABLE, "").strip()
+
+
+def key_fault(environment: Mapping[str, str]) -> str | None:
+    """A sentence about a key with characters that the header of a request cannot carry."""
+    key = environment.get(KEY_VARIABLE, "").strip()
+    if all("!" <= character <= "~" for character in key):
+        return None
+    return (
+        f"{KEY_VARIABLE} holds a blank, a line break or a letter outside ASCII, which no key has; "
+        "export the key anew, as the server's page shows it"
+    )
+
+
 def judge_faults(
     judge: JudgeSettings, datasets: Collection[str], seeds: Collection[int], environment: Mapping[str, str]
 ) -> list[str]:
@@ -173,13 +204,18 @@ def judge_faults(
         faults.append(f"judge.datasets: {', '.join(twice)} stands there twice; keep one")
     if strange := [str(seed) for seed in judge.protocol.seeds or () if seed not in seeds]:
         faults.append(f"judge.protocol.seeds: {', '.join(strange)} is not in evaluation.seeds; take some of those")
-    if judge.enabled and not judge.budget.dry_run and not has_key(environment):
-        faults.append(f"judge.enabled is true but there is no key; {NO_KEY}, or set judge.enabled: false")
+    if judge.enabled and not judge.budget.dry_run:
+        if not has_key(environment):
+            faults.append(f"judge.enabled is true but there is no key; {NO_KEY}, or set judge.enabled: false")
+        elif fault := key_fault(environment):
+            faults.append(fault)
     return faults
 
 
 def pseudo_faults(pseudo: Pseudo | None, environment: Mapping[str, str]) -> list[str]:
     """Faults of `recipe.pseudo` against the environment: no key for the server."""
-    if pseudo is None or isinstance(pseudo, LocalPseudoSettings) or pseudo.budget.dry_run or has_key(environment):
+    if pseudo is None or isinstance(pseudo, LocalPseudoSettings) or pseudo.budget.dry_run:
         return []
+    if has_key(environment):
+        return [] if (fault := key_fault(environment)) is None else [fault]
     return [f"recipe.pseudo takes responses from {pseudo.base_url} but there is no key; {NO_KEY}"]

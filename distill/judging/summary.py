@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill.judging.answers import lost_fault
 from distill.project.files import read_json
+from distill.scoring.spread import with_spread
 
 NOT_JUDGED = "not judged"
 
@@ -22,6 +24,7 @@ _DIGITS = 4
 _DRAWS = 5_000
 _LEVEL = 0.95
 _NOT_ASKED = "budget"
+_FEWEST_PROMPTS = 6  # as in distill/scoring/statistics.py
 
 
 def summary_path(root: Path, who: str, what: str, name: str) -> Path:
@@ -30,13 +33,15 @@ def summary_path(root: Path, who: str, what: str, name: str) -> Path:
 
 
 def summarise(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    """The summary of verdict rows: `{mean, std, per_seed, ci95, judged, pairs, reasons}`.
+    """The summary of verdict rows: `{mean, std, per_seed, ci95, judged, pairs, reasons}`; of one seed no `std`.
 
     The score (the first four) is left out when no pair is judged, or when pairs were never asked about because the
-    budget ended: the rest would be a sample nobody chose. Pairs without a usable verdict are left out of both sums
-    and counted by `reasons`. `seed` draws the bootstrap over examples and seeds.
+    budget ended, or the server gave no reply to more than a few: the rest would be a sample nobody chose. Pairs
+    without a usable verdict are left out of both sums and counted by `reasons`. `seed` draws the bootstrap over
+    examples and seeds.
     """
-    reasons = Counter(str(row["unjudged"]).split(":")[0] for row in rows if row["unjudged"] is not None)
+    whole = Counter(str(row["unjudged"]) for row in rows if row["unjudged"] is not None)
+    reasons = Counter(reason.split(":")[0] for reason in whole.elements())
     counts = {"judged": len(rows) - reasons.total(), "pairs": len(rows), "reasons": dict(reasons)}
     seeds, ids = sorted({row["seed"] for row in rows}), list(dict.fromkeys(row["id"] for row in rows))
     sums = np.zeros((2, len(seeds), len(ids)))  # model, reference; 0 where unjudged
@@ -44,14 +49,15 @@ def summarise(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
     for row in rows:
         if row["unjudged"] is None:
             sums[:, seeds.index(row["seed"]), column[row["id"]]] = row["response"], row["reference"]
-    if _NOT_ASKED in reasons or not sums[1].sum(axis=1).all() or not rows:
+    if _NOT_ASKED in reasons or lost_fault(whole, len(rows)) or not sums[1].sum(axis=1).all() or not rows:
         return counts
     per_seed = 100 * sums[0].sum(axis=1) / sums[1].sum(axis=1)
     return {
         "mean": round(float(per_seed.mean()), _DIGITS),
-        "std": round(float(per_seed.std(ddof=1)), _DIGITS) if len(seeds) > 1 else 0.0,
+        **({"std": round(float(per_seed.std(ddof=1)), _DIGITS)} if len(seeds) > 1 else {}),
         "per_seed": [round(float(score), _DIGITS) for score in per_seed],
         "ci95": [round(bound, _DIGITS) for bound in _interval(sums, seed)],
+        **({"prompts": len(ids)} if len(ids) < _FEWEST_PROMPTS else {}),
         **counts,
     }
 
@@ -85,4 +91,4 @@ def shown(cell: Mapping[str, Any]) -> str:
     if "mean" not in judge:
         return NOT_JUDGED
     of = f" ({judge['judged']} of {judge['pairs']})" if judge["judged"] < judge["pairs"] else ""
-    return f"{judge['mean']:.1f} ± {judge['std']:.1f}{of}"
+    return f"{with_spread(judge, 1)}{of}"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from distill.judging.chat import ChatRequest, Reply, UnusableReplyError, chat_request, question_of, refuse_refusal
-from distill.judging.settings import ApiPseudoSettings
-
-CUT = "length"
-"""`finish` of a reply that ended at the limit and not by itself."""
+from distill.judging.chat import ChatRequest, Reply, chat_request, lack_of, question_of, refuse_refusal, useless
+from distill.judging.settings import ApiPseudoSettings, Thinking
+from distill.judging.thinking import split_thinking
 
 
 def response_request(settings: ApiPseudoSettings, instruction: str, input: str, sample: int) -> ChatRequest:
@@ -21,10 +19,19 @@ def response_request(settings: ApiPseudoSettings, instruction: str, input: str, 
     )
 
 
-def read_response(reply: Reply) -> str:
-    """The response's text. Raises: UnusableReplyError for a refusal or an empty one."""
+def read_response(reply: Reply, thinking: Thinking = "strip") -> str:
+    """The response's text, with its thinking or without.
+
+    Raises: UnusableReplyError for a refusal, or a reply without an answer: a student would learn to stop there.
+    """
     refuse_refusal(reply)
-    text = reply.text.strip()
-    if not text:
-        raise UnusableReplyError("reply: it is empty", again=True)
-    return text
+    thought = split_thinking(reply.text)
+    if not thought.closed:
+        raise useless(reply, "its thinking has no end")
+    if not (answer := thought.answer.strip()):
+        raise useless(reply, "it holds thinking and no answer" if thought.thinking else lack_of(reply))
+    if thinking == "strip":
+        return answer
+    if thought.thinking:
+        return reply.text.strip() if thought.opened else f"<think>\n{reply.text.strip()}"
+    return f"<think>\n{reply.reasoning.strip()}\n</think>\n\n{answer}" if reply.reasoning.strip() else answer

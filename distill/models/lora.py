@@ -6,7 +6,6 @@ an adapter imports peft: a machine without it runs everything else.
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,15 +16,26 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.hub import cached_file
 
+from distill.models.merging import (
+    ADAPTER_NAME,
+    MERGE_ELSEWHERE,
+    by_peft,
+    logits,
+    probe,
+    require_same,
+    sums,
+    with_shared_weights,
+)
 from distill.models.origins import ADAPTER_CONFIG
 from distill.models.parts import head
 from distill.models.settings import LoraSettings
+from distill.models.stored import configuration
 from distill.project.errors import ModelError
 from distill.project.files import read_json, write_json
+from distill.project.foreign import in_words
 from distill.project.references import Reference
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_NAME = "default"
 # The prefix of the modules' names in peft's own files.
 _PREFIX = "base_model.model."
 
@@ -48,27 +58,48 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> No
 def read_adapter(model: PreTrainedModel, source: Reference) -> None:
     """Add an adapter of peft's format to `model`; its layers can be trained on.
 
+    Whatever kind of LoRA it is, its logits on a few tokens are compared with those of peft's own model.
+
     Raises: ModelError, ending with the fix, when there is none, it is no LoRA, or it does not fit the model.
     """
-    from peft import LoraConfig, set_peft_model_state_dict
-
     folder = _folder(source)
-    known = read_json(folder / ADAPTER_CONFIG) if (folder / ADAPTER_CONFIG).is_file() else {}
+    known = configuration(Reference(path=str(folder)), ADAPTER_CONFIG)
     if known.get("peft_type") != "LORA" or known.get("modules_to_save"):
         raise ModelError(
             f"{source} holds no LoRA adapter that can be used ({ADAPTER_CONFIG} must say `peft_type: LORA` and no "
             "`modules_to_save`); correct the path, or merge it into its model with peft and name the merged folder"
         )
+    weights = _stored(source, folder)
+    twin, before = with_shared_weights(model), sums(model)
+    with in_words(f"{source} does not fit {type(model).__name__}", MERGE_ELSEWHERE):
+        _load_into(model, folder, weights, source)
+        if model.device.type == "meta":
+            return
+        if before != sums(twin):
+            raise ModelError(f"{source} changes its model's own weights when it is added to them; {MERGE_ELSEWHERE}")
+        ids = probe(model)
+        require_same(by_peft(twin, folder, ids), logits(model, ids), f"{source} computes otherwise than in peft")
+
+
+def _stored(source: Reference, folder: Path) -> dict[str, Tensor]:
     try:
         weights = load_file(folder / ADAPTER_WEIGHTS)
-    except (FileNotFoundError, SafetensorError) as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(
             f"{source}: {ADAPTER_WEIGHTS} cannot be read ({error}); adapters are loaded from safetensors only: "
             "save it again with peft's `save_pretrained`"
         ) from None
-    _inject(model, LoraConfig.from_pretrained(str(folder)), str(source))
+    if wrong := [name for name, values in weights.items() if not bool(torch.isfinite(values).all())]:
+        raise ModelError(f"{source} has values that are no finite numbers ({wrong[0]}, …); fetch or train it again")
+    return weights
+
+
+def _load_into(model: PreTrainedModel, folder: Path, weights: dict[str, Tensor], source: Reference) -> None:
+    from peft import LoraConfig, set_peft_model_state_dict
+
+    _inject(model, LoraConfig.from_pretrained(str(folder)), str(source), MERGE_ELSEWHERE)
     result: Any = set_peft_model_state_dict(
-        model, {name.removeprefix(_PREFIX): values for name, values in weights.items()}, adapter_name=_NAME
+        model, {name.removeprefix(_PREFIX): values for name, values in weights.items()}, adapter_name=ADAPTER_NAME
     )
     # The file rightly lacks the base's own weights; an addition that it lacks would stay at its random start.
     absent = [name for name in result.missing_keys if ".lora_" in name]
@@ -104,18 +135,15 @@ def _keep_to_text(config: Any, model: PreTrainedModel) -> None:
     config.exclude_modules = [name for name in others if model.get_submodule(name) is not head(model)] or None
 
 
-def _inject(model: PreTrainedModel, config: Any, source: str) -> None:
+def _inject(model: PreTrainedModel, config: Any, source: str, fix: str = "correct `targets`") -> None:
     from peft import inject_adapter_in_model
 
     # A fresh name for each model: names of an adapter's file stand for whatever that file was called.
     config.inference_mode = False
     if type(model).__name__.startswith("GPT2"):
         config.fan_in_fan_out = True  # its projections are stored transposed; peft would find out and warn
-    try:
-        inject_adapter_in_model(config, model, adapter_name=_NAME)
-    except (ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"{source} and {type(model).__name__} do not fit ({reason}); correct `targets`") from None
+    with in_words(f"{source} and {type(model).__name__} do not fit", fix):
+        inject_adapter_in_model(config, model, adapter_name=ADAPTER_NAME)
     for name, parameter in model.named_parameters():
         # Half precision would lose most updates of an addition; the layer casts its input.
         if ".lora_" in name:
@@ -125,15 +153,10 @@ def _inject(model: PreTrainedModel, config: Any, source: str) -> None:
 def _folder(source: Reference) -> Path:
     if source.path is not None:
         return Path(source.path)
-    try:
+    fix = "check the name and revision, and that the hub is within reach or the files are in its local cache"
+    with in_words(f"cannot fetch the adapter {source}", fix):
         files = [cached_file(source.name, name, revision=source.revision) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
-        return Path(str(files[0])).parent
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"cannot fetch the adapter {source} ({reason}); check the name and revision, and that the hub is within "
-            "reach or the files are in its local cache"
-        ) from None
+    return Path(str(files[0])).parent
 
 
 def require_untouched_head(model: PreTrainedModel, source: str = "`lora.targets`") -> None:
@@ -141,12 +164,12 @@ def require_untouched_head(model: PreTrainedModel, source: str = "`lora.targets`
 
     Raises: ModelError naming the layer, and `source` as the adapter's origin.
     """
-    from peft.tuners.lora import LoraLayer
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     # The same tensor, not the same name: a tied embedding is the head under another one.
     weight = head(model).weight
     for name, module in model.named_modules():
-        if isinstance(module, LoraLayer) and module.get_base_layer().weight is weight:
+        if isinstance(module, BaseTunerLayer) and cast(Any, module.get_base_layer()).weight is weight:
             raise ModelError(f"{source} takes in {name}, the output head or what is tied to it; leave it out")
 
 
@@ -168,44 +191,16 @@ def save_adapter(model: PreTrainedModel, folder: Path, base: Reference | None) -
     from peft import get_peft_model_state_dict
 
     folder.mkdir(parents=True)
-    found: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=_NAME)
+    found: dict[str, Tensor] = get_peft_model_state_dict(model, adapter_name=ADAPTER_NAME)
     tensors = {f"{_PREFIX}{name}": values.detach().cpu().contiguous() for name, values in sorted(found.items())}
     save_file(tensors, folder / ADAPTER_WEIGHTS, {"format": "pt"})
-    known = dict(cast(Any, model).peft_config[_NAME].to_dict())
+    known = dict(cast(Any, model).peft_config[ADAPTER_NAME].to_dict())
     known["base_model_name_or_path"] = None if base is None else base.name
     known["revision"] = None if base is None else base.revision
     known["inference_mode"] = True
     # Sets have no order, and the same stage must write the same bytes.
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in known.items()}
     write_json(folder / ADAPTER_CONFIG, dict(sorted(plain.items())))
-
-
-def merge_adapter(model: PreTrainedModel) -> None:
-    """Add the adapter's products to their weights, in place; nothing of peft stays in the model."""
-    from peft.tuners.lora import LoraLayer
-
-    # A list, because the tree changes under the walk.
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LoraLayer):
-            cast(Any, module).merge()
-            parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, module.get_base_layer())
-    del cast(Any, model).peft_config
-
-
-def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights plus the adapter's products, by their names in a model without one; `model` stays unmerged."""
-    from peft.tuners.lora import LoraLayer
-
-    added = {f"{name}.weight": cast(Any, m) for name, m in model.named_modules() if isinstance(m, LoraLayer)}
-    found: dict[str, Tensor] = {}
-    for name, values in model.state_dict().items():
-        if ".lora_" not in name:
-            plain = name.replace(".base_layer.", ".")
-            # Beside the weights and not into them: what is added and taken off again does not round back.
-            products = added[plain].get_delta_weight(_NAME).to(values) if plain in added else None
-            found[plain] = values if products is None else values + products
-    return found
 
 
 def same_shape(source: Reference, settings: LoraSettings, base: Reference) -> bool:
@@ -230,11 +225,4 @@ def _names(base: Reference, settings: LoraSettings) -> set[str]:
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         _inject(skeleton, _configuration(settings), "`lora.targets`")
-    return {f"{_PREFIX}{name}" for name in get_peft_model_state_dict(skeleton, adapter_name=_NAME)}
-
-
-def with_shared_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A second model of the same tensors: each can be given an adapter of its own, the weights exist once."""
-    # deepcopy takes what its memo holds for copied already: modules are new, tensors stay the same objects.
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
+    return {f"{_PREFIX}{name}" for name in get_peft_model_state_dict(skeleton, adapter_name=ADAPTER_NAME)}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distill.project.errors import ModelError
 from distill.project.files import read_json
-from distill.project.references import ModelReference, Reference
+from distill.project.references import ModelReference, Reference, require_folder
 
 REFERENCE_FILE = "reference.json"
 ADAPTER_FOLDER = "adapter"
@@ -40,7 +40,7 @@ def origin(source: Reference | Path) -> Origin:
     if reference.path is None or not (Path(reference.path) / REFERENCE_FILE).is_file():
         return Origin(reference)
     folder = Path(reference.path)
-    content = read_json(folder / REFERENCE_FILE)
+    content = read_json(folder / REFERENCE_FILE, shape=(dict, type(None)))
     if content is None:
         raise ModelError(
             f"{folder} stands for no model, because the profile gives none (`model: null`); give the model to train "
@@ -70,6 +70,11 @@ def require_weights(folder: Path) -> None:
 
     Raises: ModelError.
     """
+    require_folder(folder)
+    if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"{folder} holds an adapter and no model; name both: {{path: <folder of its model>, adapter: {folder}}}"
+        )
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{folder} holds no model (no config.json); run `dvc repro` for a stage's own model, correct the path, "

@@ -38,6 +38,15 @@ def head(model: PreTrainedModel) -> nn.Module:
     return part
 
 
+# Logits that stand in memory at once where a loss needs no gradient: 128 MiB in float32.
+_LOGITS_AT_ONCE = 2**25
+
+
+def positions_at_once(model: PreTrainedModel) -> int:
+    """How many positions' distributions over the vocabulary may stand in memory at once: fewer of a large one."""
+    return max(1, _LOGITS_AT_ONCE // rows_of(head(model)))
+
+
 def precise(logits: Tensor) -> Tensor:
     """Scores in float32 or better, for whatever is summed over a vocabulary (trap 12)."""
     # Promoted, not cast: float64 stays, for tests that hold float32 against it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -33,6 +34,17 @@ def _layer_numbers(content: Any) -> Any:
     if numbers != sorted(set(numbers)):
         raise ValueError("give each layer once, in the order of the model")
     return tuple(numbers)
+
+
+def spans(indices: Sequence[int]) -> str:
+    """Numbers as they are written in `keep_layers`, e.g. `0-9, 20-29`."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 LayerNumbers = Annotated[tuple[int, ...], BeforeValidator(_layer_numbers), Field(min_length=1)]
@@ -86,7 +98,7 @@ class ModelSettings(Settings):
         return self.keep_layers is not None or self.drop_layers is not None
 
     def kept_layers(self, count: int) -> tuple[int, ...]:
-        """The layers that are kept of a source with `count`; numbers that it lacks stay, to be refused by their name."""
+        """The layers that are kept of a source with `count`; numbers that it lacks stay, to be refused later."""
         if self.keep_layers is not None:
             return self.keep_layers
         dropped = self.drop_layers or ()
@@ -99,6 +111,9 @@ class Taken(Settings):
 
     source: ModelReference = Field(alias="from")
     """Hub id or folder, with or without a LoRA `adapter`."""
+    copied: bool = Field(default=False, alias="copy")
+    """Write its weights into runs/, in the recipe's `dtype`, instead of pointing to them: for another machine, which
+    pulls runs/ from a DVC remote and has no such folder."""
 
 
 class LoraSettings(Settings):

@@ -40,6 +40,7 @@ from distill.project.errors import DivergedError, TrainingError
 from distill.project.randomness import permutation
 from distill.runs.curves import Curves
 from distill.runs.out_of_memory import Fitting
+from distill.runs.selection import By, Validations
 
 if TYPE_CHECKING:
     from distill.on_policy.objective import OwnSampleObjective
@@ -97,11 +98,12 @@ class OnPolicyRun:
         seed: int,
         validate: Validate,
         on_collapse: collapse.OnCollapse = collapse.stop,
+        select: By = "rouge_l",
     ) -> None:
         """`settings` are those of training on own samples and of the objective's formula together.
 
-        `validate` scores the student; its `rouge_l` chooses the checkpoint that is kept. `on_collapse` is called with
-        each collection that shows the student collapsed, and may raise.
+        `validate` scores the student; its `rouge_l`, or its `loss` where `select` says so, chooses the checkpoint that
+        is kept. `on_collapse` is called with each collection that shows the student collapsed, and may raise.
 
         Raises: ModelError when one of the models cannot be decoded; TrainingError when
         there is nothing to train on.
@@ -132,7 +134,7 @@ class OnPolicyRun:
         self.step = 0
         self.collection: Collection | None = None
         self.curves, self.ledger = Curves(), CostLedger()
-        self.best_rouge, self.best_step = float("-inf"), 0
+        self.validations = Validations(select)
         self.best_weights: dict[str, Tensor] = {}
 
     def _engine(self) -> Engine:
@@ -335,8 +337,6 @@ class OnPolicyRun:
         with self.ledger.timed("validate"), self.engine.whole():
             found = self.validate(self.student)
         self.curves.add(self.step, **{f"valid_{name}": value for name, value in found.items()})
-        # Strictly: of equal ones the first stays, so the outcome has no ties to break.
-        if found["rouge_l"] > self.best_rouge:
-            self.best_rouge, self.best_step = found["rouge_l"], self.step
+        if self.validations.add(self.step, found):
             # Copies: on a CPU these are the live weights, which the next update overwrites.
             self.best_weights = {name: weights.clone() for name, weights in self.engine.weights().items()}

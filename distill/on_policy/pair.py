@@ -10,14 +10,8 @@ from transformers import PreTrainedModel
 
 from distill.models.checkpoints import Adapted, require_elsewhere
 from distill.models.loading import load_model, load_weights
-from distill.models.lora import (
-    add_adapter,
-    merge_adapter,
-    read_adapter,
-    require_untouched_head,
-    same_shape,
-    with_shared_weights,
-)
+from distill.models.lora import add_adapter, read_adapter, require_untouched_head, same_shape
+from distill.models.merging import merge_adapter, with_shared_weights
 from distill.models.origins import Origin, origin, unmerged_origin
 from distill.models.settings import LoraSettings
 

@@ -18,6 +18,7 @@ from distill.on_policy.loop import OnPolicyRun
 from distill.on_policy.rollouts import Collection
 from distill.runs.curves import Curves
 from distill.runs.resume import ResumeStore, State
+from distill.runs.selection import Validations
 
 # Read off the class: a tensor of each token that is added there is stored without a change here.
 _SEQUENCES = [f.name for f in dataclasses.fields(Response) if f.name not in ("ids", "truncated")]
@@ -26,8 +27,7 @@ _SEQUENCES = [f.name for f in dataclasses.fields(Response) if f.name not in ("id
 def store(run: OnPolicyRun, states: ResumeStore) -> None:
     """Write the run's state as it stands after `run.step` steps; called by all processes, written by the first."""
     info = {
-        "best_rouge": run.best_rouge,
-        "best_step": run.best_step,
+        "validations": run.validations.found,
         "curves": run.curves.state(),
         "ledger": run.ledger.state(),
     }
@@ -52,7 +52,7 @@ def restore(run: OnPolicyRun, states: ResumeStore) -> None:
         return
     run.engine.restore(state.tensors["student"], state.tensors["optimiser"])
     run.step = state.step
-    run.best_rouge, run.best_step = state.info["best_rouge"], state.info["best_step"]
+    run.validations = Validations(run.validations.by, state.info["validations"])
     run.best_weights = state.tensors["best"]
     run.curves, run.ledger = Curves(state.info["curves"]), CostLedger(state.info["ledger"])
     if state.tensors["rollouts"]:

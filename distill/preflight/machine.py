@@ -78,8 +78,8 @@ def _gpus() -> list[Gpu]:
     command = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
-    except (FileNotFoundError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        return []  # no driver, or no answer from it: a machine without GPUs
+    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return []  # no driver, none that may be run, or no answer from it: a machine without GPUs
     rows = [[cell.strip() for cell in line.split(",")] for line in listed.splitlines()]
     return [Gpu(row[0], int(row[1]) * 2**20, int(row[2]) * 2**20) for row in rows if len(row) == 3 and row[1].isdigit()]
 

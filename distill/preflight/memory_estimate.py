@@ -41,6 +41,10 @@ _WORKSPACE = 6
 _SLACK = 0.15
 # Tokens on which distill.losses.chunked_head runs the output heads at once.
 _CHUNK = 512
+# Logits that a loss without a gradient forms at once (`positions_at_once` of distill.models.parts).
+_SCORED = 2**25
+# Tokens whose logits the loss on an evaluation set's references forms at once (distill.evaluation.likelihood).
+_POSITIONS = 2048
 # Tokens of a prompt that distill.generation.cache reads at a time.
 _READ = 1024
 
@@ -168,12 +172,32 @@ def estimate(run: PlannedRun, place: Placement) -> Estimate:
         rows = min(place.decode_batch, run.validated)
         moments["validation, answers"] = {**held, **whole, **_decoding(run, place, None, rows)}
         tokens = run.validated_tokens or rows * run.response
-        logits = 2 * tokens * run.student.vocabulary * FLOAT32
-        states = 4 * rows * (run.prompt + run.response) * max(run.student.hidden, run.student.ffn) * run.width
-        moments["validation, loss"] = {**held, **whole, **_slack({"logits": logits, "hidden states": states})}
+        moments["validation, loss"] = {**held, **whole, **_scoring(run, rows, tokens, tokens)}
     if place.device == "cpu":
         return Estimate({moment: {**parts, **host} for moment, parts in moments.items()}, {})
     return Estimate(moments, host)
+
+
+def sampling_estimate(run: PlannedRun, place: Placement) -> Estimate:
+    """The memory of a stage that samples from the student and scores responses with it, and trains nothing."""
+    held: dict[str, float] = {"student": run.student.parameters * run.width}
+    if run.teacher is not None:
+        held["teacher"] = run.teacher.parameters * run.teacher_width
+    answers = {**held, **_decoding(run, place, None, place.decode_batch)}
+    rows = place.micro_batch
+    device = {"answers": answers, "loss": {**held, **_scoring(run, rows, rows * run.response, _POSITIONS)}}
+    host = {"libraries": float(LIBRARIES)}
+    if place.device == "cpu":
+        return Estimate({moment: {**parts, **host} for moment, parts in device.items()}, {})
+    return Estimate(device, host)
+
+
+def _scoring(run: PlannedRun, rows: int, tokens: int, most: int) -> dict[str, float]:
+    """A pass over `rows` rows with `tokens` response tokens, of which the head takes at most `most` at a time."""
+    tokens = min(tokens, most, max(1, _SCORED // run.student.vocabulary))
+    logits = 2 * tokens * run.student.vocabulary * FLOAT32
+    states = 4 * rows * (run.prompt + run.response) * max(run.student.hidden, run.student.ffn) * run.width
+    return _slack({"logits": logits, "hidden states": states})
 
 
 def _slack(passing: dict[str, float]) -> dict[str, float]:

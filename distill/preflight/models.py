@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
+from distill.models.origins import require_weights
 from distill.models.settings import ModelSettings
+from distill.models.stored import configuration
 from distill.preflight.decoding import undecodable
 from distill.preflight.findings import Finding
 from distill.preflight.shapes import Shape, known_shape, shape_of
+from distill.project.errors import ModelError, SettingsError
+from distill.project.network import connection
 from distill.project.references import Reference
 
 _SECONDS = 5.0
@@ -36,17 +40,36 @@ def origin_of(settings: ModelSettings, vocabulary: int, environment: Mapping[str
     if settings.init is not None:
         return PlannedModel("fresh", _shape({"vocab_size": vocabulary, **settings.init}, None), "fresh")
     assert settings.source is not None  # the settings hold exactly one of the two
-    return reference_origin(settings.source, environment)
+    whole = reference_origin(settings.source, environment)
+    if whole.shape is None or not settings.is_cut:
+        return whole
+    kept = settings.kept_layers(whole.shape.layers)
+    return replace(
+        whole, name=f"{whole.name}, {len(kept)} of {whole.shape.layers} layers", shape=whole.shape.cut(len(kept))
+    )
+
+
+def layer_fault(settings: ModelSettings, environment: Mapping[str, str]) -> str | None:
+    """Why a source cannot be cut as the settings say; None where it can, or nobody knows its layers yet."""
+    if settings.source is None or not settings.is_cut:
+        return None
+    shape = reference_origin(settings.source, environment).shape
+    if shape is None:
+        return None
+    kept = settings.kept_layers(shape.layers)
+    if not kept:
+        return f"none of the {shape.layers} layers would be left; keep one at least"
+    if kept[-1] >= shape.layers:
+        return f"{settings.source} has the layers 0 to {shape.layers - 1} and no layer {kept[-1]}; correct the number"
+    return None
 
 
 def reference_origin(reference: Reference, environment: Mapping[str, str]) -> PlannedModel:
     """The origin of a folder or a hub id."""
     folder = snapshot(reference, environment)
     if folder is not None and (folder / "config.json").is_file():
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except ValueError:
-            config = None  # said by the stage that loads it
+        # Empty where it cannot be read, which the stage that loads it says.
+        config = configuration(Reference(path=str(folder))) or None
         whole = any(folder.glob("*.safetensors"))
         shape = _shape(config, counted_parameters(folder))
         where: Literal["here", "hub", "missing"] = "here" if whole else "hub" if reference.hub else "missing"
@@ -117,7 +140,7 @@ def vocabulary_size(folder: Path, otherwise: int) -> int:
 def origin_findings(origins: Mapping[str, PlannedModel], environment: Mapping[str, str], ask: bool) -> list[Finding]:
     """Whether every model (role → origin) can be had; with `ask` the hub is asked, for five seconds."""
     found = [
-        Finding("stop", role, f"{origin.name} holds no model (config.json, *.safetensors); correct the path")
+        Finding("stop", role, _refusal(Path(origin.name)))
         for role, origin in origins.items()
         if origin.where == "missing"
     ]
@@ -145,10 +168,35 @@ def origin_findings(origins: Mapping[str, PlannedModel], environment: Mapping[st
     return [*found, Finding("warn", "hub", text)]
 
 
+def _refusal(folder: Path) -> str:
+    """Why a folder holds no model, as the stage says it."""
+    try:
+        require_weights(folder)
+    except ModelError as error:
+        return str(error)
+    return f"{folder} holds no model (config.json, *.safetensors); correct the path"
+
+
+def loading_findings(sources: Mapping[str, Reference], environment: Mapping[str, str]) -> list[Finding]:
+    """One finding for each model (who → source) on this disk that a stage could not load; tried without its numbers."""
+    from distill.models.loading import rehearse
+
+    found = []
+    for who, source in sources.items():
+        folder = snapshot(source, environment)
+        if folder is None or not folder.exists():
+            continue
+        try:
+            rehearse(source, cached=True)
+        except ModelError as error:
+            found.append(Finding("stop", who, str(error)))
+    return found
+
+
 def _answers(url: str) -> bool:
     from httpx import HTTPError, head
 
     try:
-        return not head(url, timeout=_SECONDS, follow_redirects=True).is_server_error
-    except HTTPError:
+        return not head(url, timeout=_SECONDS, follow_redirects=True, **connection(url)).is_server_error
+    except (HTTPError, SettingsError):  # no proxy that can be used reaches no hub either
         return False

@@ -13,6 +13,8 @@ from typing import Any
 import psutil
 
 from distill.preflight.findings import Finding
+from distill.project.errors import SettingsError
+from distill.project.network import connection
 
 _SECONDS = 3.0
 
@@ -87,8 +89,8 @@ def server_finding(root: Path, environment: Mapping[str, str]) -> Finding:
     if not url:
         return Finding("ok", "Prefect", "no server; `make rebuild` starts a temporary one, `make serve` one that stays")
     try:
-        healthy = get(f"{url}/health", timeout=_SECONDS).is_success
-    except HTTPError:
+        healthy = get(f"{url}/health", timeout=_SECONDS, **connection(url)).is_success
+    except (HTTPError, SettingsError):
         healthy = False
     if healthy:
         return Finding("ok", "Prefect", f"a server answers at {url}")

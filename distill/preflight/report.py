@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from distill.preflight.findings import gibibytes
 from distill.preflight.memory_estimate import Estimate
-from distill.preflight.speeds import Speed
 from distill.preflight.workload import Work
 
 _WIDTH_IN_A_LOG = 120
 
 
-def print_plans(
-    student: str,
-    plans: Sequence[tuple[str, str, Work | None, Estimate | None]],
-    known: bool,
-    speeds: Mapping[str, Speed],
-) -> None:
-    """One line for each stage: its name, work, memory and time at the speed of its model in `speeds`.
+@dataclass(frozen=True)
+class Line:
+    """One stage, or several of a kind together."""
 
-    `known` says whether lengths come from prepared data.
+    name: str
+    work: Work | None
+    memory: Estimate | None
+    seconds: float | None
+    stages: int = 1
+
+    def __add__(self, other: Line) -> Line:
+        """Both as one line: work and time of both, the larger memory."""
+        work = None if self.work is None or other.work is None else self.work + other.work
+        seconds = None if self.seconds is None or other.seconds is None else self.seconds + other.seconds
+        memory = max((self.memory, other.memory), key=lambda held: held.peak if held else 0.0)
+        return Line(self.name, work, memory, seconds, self.stages + other.stages)
+
+
+def print_plans(student: str, lines: Sequence[Line], known: bool) -> None:
+    """One line for each training stage and each kind of the others: its work, memory and time.
+
+    `known` says whether lengths come from the data.
     """
     from rich.console import Console
     from rich.table import Table
@@ -30,24 +43,19 @@ def print_plans(
     drawn = Table(title=Text(f"{student}: estimates"))
     for name in ("stage", "steps", "tokens trained", "tokens sampled", "peak memory", "time"):
         drawn.add_column(name, justify="left" if name == "stage" else "right")
-    for name, model, work, memory in plans:
+    for line in lines:
+        work, memory = line.work, line.memory
         numbers = ["?", "?", "?"] if work is None else [f"{work.steps:,}", _short(work.trained), _short(work.generated)]
         peak = "–" if memory is None else gibibytes(memory.peak)
         if memory is not None and memory.host:
             peak += f" + {gibibytes(memory.host_peak)} CPU"
-        drawn.add_row(name, *numbers, peak, "?" if work is None else duration(speeds[model].seconds(work)))
+        name = line.name if line.stages == 1 else f"{line.name}, {line.stages} stages"
+        drawn.add_row(name, *numbers, peak, "?" if line.seconds is None else duration(line.seconds))
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_IN_A_LOG, highlight=False)
     console.print(drawn)
-    lengths = "mean lengths of the prepared data" if known else "the longest prompts and responses allowed"
-    told = "; ".join(
-        f"{model} {speed.training / 1e9:,.1f} GFLOP/s training, {speed.sampling / 1e9:,.1f} GFLOP/s sampling"
-        for model, speed in speeds.items()
-    )
-    console.print(
-        f"Counted with {lengths}. Speed, measured here just now on small models of these widths: {told}.",
-        soft_wrap=True,
-        markup=False,
-    )
+    lengths = "mean lengths of the data" if known else "a guess at the data's lengths, as far as files tell them"
+    told = "Time is that of the work itself, on free cores, at speeds measured here just now."
+    console.print(f"Counted with {lengths}. {told}", soft_wrap=True, markup=False)
 
 
 def _short(count: float) -> str:

@@ -82,6 +82,11 @@ class Shape:
             return self.counted
         return self.embedding * (1 if self.tied else 2) + self._positions + self.layers * self._layer + self._last
 
+    def cut(self, layers: int) -> Shape:
+        """The same model with so many of its layers."""
+        counted = None if self.counted is None else self.counted - (self.layers - layers) * self._layer
+        return replace(self, layers=layers, counted=counted)
+
     @property
     def _positions(self) -> int:
         # Rotary positions have no parameters; OPT's table has two rows more than positions, which its offset skips.

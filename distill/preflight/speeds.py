@@ -1,124 +1,325 @@
 """The speed of this machine, measured for at most twenty seconds on models as wide as the ones to be trained.
 
-The models have few layers and random weights. Measured are the operations a second of training and of sampling; a
-stage's counted operations divided by them give its time. Longer runs vary with batches, lengths and neighbours.
+The models have few layers and random weights. Measured are pieces that add up to a stage: layers and head in training,
+the reading of prompts, the steps of a decode. A piece grows until it takes its share of the time, or is as large as in
+the stage. On a CPU the clock is the process's own CPU time, divided by its threads: other work on the machine does not
+count, so the seconds are those of free cores.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from torch import nn
+from transformers import PreTrainedModel
 
 from distill.generation.decode import sample_responses
+from distill.models.parts import backbone, head, precise
+from distill.preflight.lengths import Lengths
 from distill.preflight.shapes import Shape
-from distill.preflight.workload import Lengths, Work
+from distill.preflight.small_models import random_model, shrunk
+from distill.preflight.workload import Batches, Units
 
 SECONDS = 20.0
-_LAYERS = 2
-_NEW_TOKENS = 8
-# More parameters than this take long to draw: the width is halved until they fit.
-_MOST = 150e6
-_SHORTEST, _LONGEST = 8, 512
+"""The limit of all measurements together, by the clock on the wall."""
+_NEW_TOKENS = 4
+_LONGEST = 512
+_FIRST_TOKENS = 128
+_HEAD_TOKENS = 512
+_SAMPLED_ROWS = 512
+_READ_ROWS, _BRIEF = 16, 8
+_GROWTH, _TIMES = 4, 4
+# Bytes that are read from memory in a second.
+_CPU_READS, _GPU_READS = 8e9, 1e12
+# Seconds of an optimiser's step, a parameter, where no time is left to measure it.
+_UPDATE = 8e-9
+# What the Trainer does beside the passes in a step, in seconds of one core.
+_OVERHEAD = 0.004
 
-
-@dataclass(frozen=True)
-class Speed:
-    """Operations a second."""
-
-    training: float
-    sampling: float
-
-    def seconds(self, work: Work) -> float:
-        """The seconds of a stage at these speeds."""
-        return work.operations / self.training + work.decoding / self.sampling
+Tell = Callable[[str], None]
+T = TypeVar("T")
 
 
 def calibrate(
-    shapes: Mapping[str, Shape], lengths: Lengths, micro_batch: int, decode_batch: int, threads: int | None = None
-) -> dict[str, Speed]:
-    """Train and sample with a small model like each of `shapes`, in equal parts of the time: name → speed.
+    shapes: Mapping[str, Shape],
+    lengths: Lengths,
+    batches: Batches,
+    threads: int | None = None,
+    dtype: str = "float32",
+    seconds: float | None = None,
+    tell: Tell = lambda text: None,
+) -> dict[str, Units]:
+    """Train and sample with a small model like each of `shapes`: name → seconds a unit.
 
-    Each is measured by itself, because a wide model does more operations a second than a narrow one.
+    Each is measured by itself, because a wide model does more operations a second than a narrow one. `seconds` is the
+    limit by the wall clock (`SECONDS`); `tell` gets a line about each piece before it is measured.
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    seconds = SECONDS / 2 / max(1, len(shapes)) - 1
-    return {name: _speed(shape, lengths, micro_batch, decode_batch, seconds) for name, shape in shapes.items()}
+    small = {name: shrunk(shape) for name, shape in shapes.items()}
+    distinct = list(dict.fromkeys(small.values()))
+    end = time.monotonic() + (SECONDS if seconds is None else seconds)
+    found: dict[Shape, _Pieces] = {}
+    for number, shape in enumerate(distinct):
+        share = (end - time.monotonic()) / (len(distinct) - number)
+        names = " and ".join(name for name, each in small.items() if each == shape)
+        bench = _Bench(shape, lengths, batches, dtype, time.monotonic() + share)
+        found[shape] = bench.pieces(partial(_told, tell, names))
+    return {name: found[small[name]].prices(shape, small[name], bench.length) for name, shape in shapes.items()}
 
 
-def _speed(shape: Shape, lengths: Lengths, micro_batch: int, decode_batch: int, seconds: float) -> Speed:
-    small = replace(shape, layers=min(_LAYERS, shape.layers))
-    while small.parameters > _MOST:
-        # Half the heads of the same width, so that the products keep their form.
-        small = replace(small, hidden=small.hidden // 2, ffn=small.ffn // 2, heads=max(1, small.heads // 2))
-        small = replace(small, kv_heads=min(small.kv_heads, small.heads), vocabulary=max(1000, small.vocabulary // 2))
-    length = int(min(max(lengths.prompt + lengths.response, _SHORTEST), small.positions, _LONGEST))
-    model = _like(small, length)
-    ids = torch.randint(small.vocabulary, (micro_batch, length), device=model.device)
-    operations = 3 * ids.numel() * small.forward_operations(length / 2)
-    training = operations * _rate(lambda: _pass(model, ids), seconds)
-    model.eval()
-    prompts = [[1] * max(1, length - _NEW_TOKENS)] * min(decode_batch, 256)
+def _told(tell: Tell, names: str, what: str) -> None:
+    tell(f"measuring this machine: {names}, {what}")
 
-    def sample() -> None:
-        sample_responses(
-            model, prompts, [0] * len(prompts), max_new_tokens=_NEW_TOKENS, eos_id=-1, batch_size=len(prompts)
+
+@dataclass(frozen=True)
+class _Pieces:
+    """What was measured of a small model, in seconds."""
+
+    trained: float
+    learnt: float
+    read: float
+    layers: tuple[float, float]
+    """Of a step in the layers, and of each row in it."""
+    beside: tuple[float, float]
+    """The same of head and draw."""
+    update: float
+    """Of a parameter."""
+
+    def prices(self, shape: Shape, small: Shape, length: int) -> Units:
+        """Seconds a unit of the model of this `shape`, of which the `small` one was measured."""
+        whole, part = (s.forward_operations(length / 2, head=False) for s in (shape, small))
+        layers, head = whole / part, shape.embedding / small.embedding
+        return Units(
+            trained=self.trained * layers,
+            learnt=self.learnt * head,
+            read=self.read * layers,
+            # A forward pass is a third of forward and backward.
+            scored=self.learnt * head / 3,
+            steps=self.layers[0] * layers + self.beside[0] * head,
+            sampled=self.layers[1] * layers + self.beside[1] * head,
+            updates=self.update * shape.parameters + _OVERHEAD,
         )
 
-    # Reading the prompts counts too: a real response is longer than these.
-    tokens = len(prompts) * (len(prompts[0]) + _NEW_TOKENS)
-    return Speed(training, tokens * small.forward_operations(length / 2) * _rate(sample, seconds))
+
+@dataclass
+class _Bench:
+    """A small model, and the time until which it may be measured."""
+
+    shape: Shape
+    lengths: Lengths
+    batches: Batches
+    dtype: str
+    end: float
+
+    def __post_init__(self) -> None:
+        longest = min(self.shape.positions, _LONGEST)
+        self.length = max(2, min(round(self.lengths.padded_row(self.batches.micro, self.batches.micro)), longest))
+        whole = self.lengths.prompt + self.lengths.generated / 2
+        self.context = max(1, min(round(whole), longest - _NEW_TOKENS))
+        self.model = random_model(self.shape, longest + _NEW_TOKENS, getattr(torch, self.dtype))
+        self.until = self.end
+
+    def pieces(self, tell: Tell) -> _Pieces:
+        """Measure all pieces, each in its share of the time that is left."""
+
+        def shared(parts: int, name: str) -> None:
+            tell(name)
+            self.until = time.monotonic() + max(0.0, self.end - time.monotonic()) / parts
+
+        shared(3, "the layers in training")
+        trained = self._train_layers()
+        shared(3, "the head in training")
+        learnt = self._train_head()
+        shared(1, "sampling")
+        read, layers, beside = self._sample()
+        return _Pieces(trained, learnt, read, layers, beside, self._update())
+
+    def _grown(
+        self, sizes: list[int], work: Callable[[int], T], share: float = 1.0, power: float = 1.0
+    ) -> Iterator[tuple[int, T]]:
+        """Call `work` with growing sizes until this `share` of the piece's time is over; the last size a few times.
+
+        Its time is expected to grow as size ** `power`.
+        """
+        until = time.monotonic() + share * (self.until - time.monotonic())
+        place, again = 0, 0
+        first = work(sizes[0])  # warms up
+        if time.monotonic() > until:
+            yield sizes[0], first
+            return
+        while True:
+            began = time.monotonic()
+            yield sizes[place], work(sizes[place])
+            took = time.monotonic() - began
+            if place + 1 < len(sizes) and began + took * (1 + (sizes[place + 1] / sizes[place]) ** power) < until:
+                place += 1
+                continue
+            again += 1
+            if again >= _TIMES or time.monotonic() + took > until:
+                return
+
+    def _train_layers(self) -> float:
+        """Seconds a token, forward and backward through the small model's layers."""
+        shortest = min(self.length, _FIRST_TOKENS)
+        rows = _powers(1, self.batches.micro)
+        sizes = dict.fromkeys([shortest, *(row * self.length for row in rows)])
+
+        def work(tokens: int) -> float:
+            shape = (1, tokens) if tokens < self.length else (tokens // self.length, self.length)
+            fed = torch.randn(*shape, self.shape.hidden, device=self.model.device, dtype=self.model.dtype)
+            fed.requires_grad_()
+
+            def run() -> None:
+                backbone(self.model)(inputs_embeds=fed, use_cache=False).last_hidden_state.sum().backward()
+
+            return _timed(run) / tokens
+
+        return _best(self._grown(list(sizes), work))
+
+    def _train_head(self) -> float:
+        """Seconds a token, forward and backward through head and loss."""
+
+        def work(tokens: int) -> float:
+            hidden = torch.randn(tokens, self.shape.hidden, device=self.model.device, dtype=self.model.dtype)
+            hidden.requires_grad_()
+
+            def run() -> None:
+                precise(head(self.model)(hidden)).log_softmax(-1)[:, 0].sum().backward()
+
+            return _timed(run) / tokens
+
+        # As many tokens as a micro-batch has; own samples take them in chunks.
+        most = max(16, min(_HEAD_TOKENS, round(self.batches.micro * self.lengths.response)))
+        return _best(self._grown(_powers(min(most, _FIRST_TOKENS), most), work))
+
+    @torch.no_grad()
+    def _sample(self) -> tuple[float, tuple[float, float], tuple[float, float]]:
+        """Seconds a prompt token in the layers; those of a step and of a row in it, in the layers and beside them."""
+        self.model.eval()
+        most = min(self.batches.decode, _SAMPLED_ROWS)
+        long = _least(
+            self._grown(_powers(1, min(most, _READ_ROWS)), lambda rows: self._decoded(rows, self.context), 0.5)
+        )
+        # Reading prompts takes most of a decode's time: steps of many rows are measured after short ones.
+        brief = min(self.context, _BRIEF)
+        short = _least(self._grown(_powers(1, most), lambda rows: self._decoded(rows, brief), power=0.5))
+        body, rest = (_line({rows: times[place] for rows, times in short.items()}) for place in (1, 2))
+        rows = max(long)
+        # What a longer context costs, each row has to pay: at least the reading of its keys and values, which for few
+        # rows lie in the processor's own caches.
+        kept = self.shape.cache * self.context * self.model.dtype.itemsize
+        context = kept / (_GPU_READS if torch.cuda.is_available() else _CPU_READS)
+        if rows >= _GROWTH:
+            context = max(context, (long[rows][1] - body[0] - body[1] * rows) / rows)
+        return long[rows][0], (body[0], body[1] + context), rest
+
+    def _decoded(self, rows: int, context: int) -> tuple[float, float, float]:
+        """Seconds a prompt token, and of one step of `rows` rows in the layers and beside them."""
+        clock = _Clock(self.model)
+        prompts = [[1] * context] * rows
+        keys = list(range(rows))
+        sample_responses(
+            self.model, prompts, keys, max_new_tokens=_NEW_TOKENS, eos_id=-1, batch_size=rows, keep="own states"
+        )
+        clock.close()
+        # The last calls are the steps; those before them read the prompts.
+        reads, steps = clock.calls[: 1 - _NEW_TOKENS], clock.calls[1 - _NEW_TOKENS :]
+        return (
+            sum(call.inside for call in reads) / (rows * context),
+            min(call.inside for call in steps),
+            min(call.before for call in steps),
+        )
+
+    def _update(self) -> float:
+        """Seconds of an optimiser's step, a parameter."""
+        if time.monotonic() > self.end:
+            return _UPDATE
+        trained = [p for p in self.model.parameters() if p.grad is not None]
+        optimiser = torch.optim.AdamW(trained, lr=1e-6)
+        return min(_timed(lambda: optimiser.step()) for _ in range(2)) / sum(p.numel() for p in trained)
 
 
-def _rate(work: Callable[[], None], seconds: float) -> float:
-    """The times a second that `work` runs, over `seconds`; the first time warms up and does not count."""
-    work()
-    began, times = time.perf_counter(), 0
-    while times == 0 or time.perf_counter() - began < seconds:
-        work()
-        times += 1
-    return times / (time.perf_counter() - began)
+@dataclass
+class _Call:
+    """One call of a backbone."""
+
+    inside: float
+    before: float
+    """Seconds since the call before ended."""
 
 
-def _pass(model: PreTrainedModel, ids: torch.Tensor) -> None:
-    model(input_ids=ids).logits.float().logsumexp(-1).mean().backward()
-    model.zero_grad(set_to_none=False)
+class _Clock:
+    """The seconds in the calls of a model's backbone and between them."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.calls: list[_Call] = []
+        self.began = self.ended = _now()
+        part = backbone(model)
+        self.hooks = [
+            part.register_forward_pre_hook(self._before),
+            part.register_forward_hook(self._after),
+        ]
+
+    def close(self) -> None:
+        """Leave the model as it was."""
+        for hook in self.hooks:
+            hook.remove()
+
+    def _before(self, part: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.began = _now()
+
+    def _after(self, part: nn.Module, inputs: tuple[Any, ...], out: Any) -> None:
+        now = _now()
+        self.calls.append(_Call(now - self.began, self.began - self.ended))
+        self.ended = now
+
+
+def _now() -> float:
+    """Seconds of the clock that counts."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time() / torch.get_num_threads()
 
 
-def _like(shape: Shape, length: int) -> PreTrainedModel:
-    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "vocab_size": shape.vocabulary}
-    if shape.kind == "gpt2":
-        sizes = {"n_embd": shape.hidden, "n_layer": shape.layers, "n_head": shape.heads, "n_positions": length}
-        config = AutoConfig.for_model("gpt2", n_inner=shape.ffn, **ids, **sizes)
-    elif shape.kind == "opt":
-        config = AutoConfig.for_model(
-            "opt",
-            hidden_size=shape.hidden,
-            word_embed_proj_dim=shape.hidden,
-            ffn_dim=shape.ffn,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            max_position_embeddings=length,
-            **ids,
-        )
-    else:
-        config = AutoConfig.for_model(
-            "qwen2" if shape.kind == "qwen2" else "llama",
-            hidden_size=shape.hidden,
-            intermediate_size=shape.ffn,
-            num_hidden_layers=shape.layers,
-            num_attention_heads=shape.heads,
-            num_key_value_heads=shape.kv_heads,
-            max_position_embeddings=length,
-            tie_word_embeddings=shape.tied,
-            **ids,
-        )
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    torch.nn.Module.to(model, "cuda" if torch.cuda.is_available() else "cpu")
-    return model
+def _timed(work: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    began = _now()
+    work()
+    return _now() - began
+
+
+def _least(measured: Iterator[tuple[int, tuple[float, ...]]]) -> dict[int, tuple[float, ...]]:
+    """The smallest times of each size: what disturbs only adds."""
+    found: dict[int, tuple[float, ...]] = {}
+    for size, times in measured:
+        found[size] = tuple(map(min, zip(times, found.get(size, times), strict=True)))
+    return found
+
+
+def _best(measured: Iterator[tuple[int, float]]) -> float:
+    """The smallest time at the largest size."""
+    found = _least((size, (seconds,)) for size, seconds in measured)
+    return found[max(found)][0]
+
+
+def _line(times: Mapping[int, float]) -> tuple[float, float]:
+    """Seconds of a step, and of each row in it: through the fewest and the most rows measured."""
+    few, many = min(times), max(times)
+    if few == many:
+        return 0.0, times[many] / many
+    row = max(0.0, (times[many] - times[few]) / (many - few))
+    return max(0.0, times[many] - row * many), row
+
+
+def _powers(first: int, most: int) -> list[int]:
+    """`first`, four times that and so on, and at last `most`."""
+    grown = itertools.takewhile(lambda size: size < most, (first * _GROWTH**i for i in itertools.count()))
+    return [*grown, most]

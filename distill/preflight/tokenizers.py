@@ -1,4 +1,6 @@
-"""Whether teacher and students share the family's tokenizer, as far as their files are on this disk."""
+"""Whether teacher and students share the family's tokenizer, and its chat template works, as far as their files are on
+this disk.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from distill.preflight.findings import Finding
 from distill.preflight.models import snapshot
 from distill.project.errors import ModelError
 from distill.project.references import Reference
+from distill.text.settings import PromptSettings
 
 _FILES = ("tokenizer.json", "vocab.json", "tokenizer.model")
 
@@ -32,6 +35,26 @@ def tokenizer_finding(sources: Mapping[str, Reference], environment: Mapping[str
         return Finding("stop", "tokenizer", str(error))
     compared = f"{', '.join(here)} agree on {len(loaded[first])} tokens"
     return Finding("ok", "tokenizer", compared + (f"; not here yet: {', '.join(absent)}" if absent else ""))
+
+
+def chat_finding(prompt: PromptSettings, source: Reference | None, environment: Mapping[str, str]) -> list[Finding]:
+    """The family's chat template, where one is asked for; `source`: its tokenizer, None if it is learned here."""
+    if prompt.chat_template is False:
+        return []
+    folder = None if source is None else snapshot(source, environment)
+    if source is not None and (folder is None or not _has_tokenizer(folder)):
+        return [Finding("ok", "chat template", "not here yet")]
+    from distill.prompting.chat import chat_form
+    from distill.text.tokenizers import load_tokenizer
+
+    try:
+        if folder is None:
+            raise ModelError("a tokenizer learned here has no chat template; set `prompt.chat_template: false`")
+        form = chat_form(load_tokenizer(folder), prompt.chat_template, prompt.system)
+    except ModelError as error:
+        return [Finding("stop", "chat template", str(error))]
+    told = [Finding("warn" if form.opening.strip() else "ok", "chat template", note) for note in form.notes]
+    return told or [Finding("ok", "chat template", "writes instruction and answer as they are")]
 
 
 def _has_tokenizer(folder: Path) -> bool:

@@ -1,89 +1,47 @@
-"""The work of one row's stages, counted from settings and the data's audit: steps, tokens, operations."""
+"""The work of one row's stages, counted from settings and the data's lengths: steps, tokens, units of cost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, fields
 
+from distill.models.settings import PretrainSettings
 from distill.on_policy.settings import OnPolicySettings
+from distill.preflight.lengths import Lengths
 from distill.preflight.shapes import Shape
-from distill.project.files import read_json
-from distill.text.settings import PromptSettings
 from distill.training.settings import SupervisedSettings
 
 # A backward pass costs twice a forward pass.
 _TRAINED = 3
+# Batches that supervised training sorts by length together (distill.training.batches).
+_POOL = 8
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Lengths of the prepared data, or the limits of the settings before there are any."""
+class Units:
+    """What one model does, in units that each have a price; or these prices, in seconds a unit."""
 
-    rows: int | None
-    """Training rows; None before they are known."""
-    valid: int | None
-    prompt: float
-    """Mean tokens of a prompt."""
-    response: float
-    """Mean tokens of a response of the data."""
-    longest_prompt: int
-    longest_response: int
-    longest_sequence: int
-    """Tokens of the longest row, prompt and response together; no less than any row has."""
-    generated: float
-    """Mean tokens of a sampled response: as in the data, while the limit of generation allows."""
-    known: bool
-    """Read from prepared data."""
-    valid_p95: int | None = None
-    """Response tokens that 19 of 20 validation rows do not exceed; None while nobody knows."""
+    trained: float = 0.0
+    """Tokens that pass the layers forward and backward, padding included."""
+    learnt: float = 0.0
+    """Tokens that pass the head and a loss forward and backward."""
+    read: float = 0.0
+    """Tokens that pass the layers forward, padding included."""
+    scored: float = 0.0
+    """Tokens that pass the head forward."""
+    steps: float = 0.0
+    """Steps of a decode, whatever the number of rows in it."""
+    sampled: float = 0.0
+    """Tokens sampled."""
+    updates: float = 0.0
+    """Steps of the optimiser."""
 
-    def validation_tokens(self, rows: int) -> int:
-        """No fewer response tokens than any `rows` validation rows hold together."""
-        if self.valid is None or self.valid_p95 is None:
-            return rows * self.longest_response
-        # At most a twentieth of the set is above p95; all rows at the maximum would be twice what Dolly's batches hold.
-        above = min(rows, self.valid // 20)
-        return above * self.longest_response + (rows - above) * self.valid_p95
+    def __add__(self, other: Units) -> Units:
+        """Both together."""
+        return Units(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
-
-def read_lengths(data: Path, prompt: PromptSettings, expected_rows: int | None) -> Lengths:
-    """Read from preparation's audit in `data`, or else from the limits of the prompt settings and `expected_rows`."""
-    path = data / "report.json"
-    if not path.is_file():
-        longest, sequence = prompt.max_prompt_tokens, prompt.max_sequence_tokens
-        # The longest response stands behind a prompt of one token, the mean row holds a prompt at its limit.
-        return Lengths(
-            expected_rows,
-            None,
-            float(longest),
-            float(prompt.response_limit(longest)),
-            longest,
-            prompt.response_limit(1),
-            sequence or longest + prompt.max_response_tokens,
-            float(min(prompt.response_limit(longest), prompt.max_response_tokens)),
-            known=False,
-        )
-    splits: Mapping[str, Any] = read_json(path)["splits"]
-    train, valid = splits["train"], splits.get("valid", {})
-    prompts, responses = train["prompt_tokens"], train["response_tokens"]
-    prompt_max = max(prompts["max"], valid.get("prompt_tokens", prompts)["max"])
-    response_max = max(responses["max"], valid.get("response_tokens", responses)["max"])
-    # The audit counts the two apart; the longest of each need not meet in one row.
-    longest = prompt_max + response_max
-    return Lengths(
-        train["kept"],
-        valid.get("kept"),
-        prompts["mean"],
-        responses["mean"],
-        prompt_max,
-        response_max,
-        longest if prompt.max_sequence_tokens is None else min(longest, prompt.max_sequence_tokens),
-        min(responses["mean"], float(prompt.max_response_tokens)),
-        known=True,
-        valid_p95=valid.get("response_tokens", {}).get("p95"),
-    )
+    def seconds(self, prices: Units) -> float:
+        """The seconds that these units take at these `prices`."""
+        return float(sum(getattr(self, each.name) * getattr(prices, each.name) for each in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -96,14 +54,44 @@ class Work:
     """Tokens that pass forward and backward."""
     generated: float
     """Tokens sampled, one at a time."""
-    operations: float
+    operations: float = 0.0
     """Floating point operations of the passes over whole sequences."""
-    decoding: float
+    decoding: float = 0.0
     """Floating point operations of sampling, which runs at another speed."""
+    own: Units = Units()
+    """Of the model that the stage trains or samples from."""
+    teacher: Units = Units()
+    """Of the teacher beside it."""
+
+    def __add__(self, other: Work) -> Work:
+        """Both one after the other; numbers add up field by field."""
+        return Work(
+            self.steps + other.steps,
+            self.trained + other.trained,
+            self.generated + other.generated,
+            self.operations + other.operations,
+            self.decoding + other.decoding,
+            self.own + other.own,
+            self.teacher + other.teacher,
+        )
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How many sequences the machine takes at once."""
+
+    micro: int = 8
+    decode: int = 64
 
 
 def supervised_work(
-    settings: SupervisedSettings, rows: int, lengths: Lengths, student: Shape, teacher: Shape | None, cached: bool
+    settings: SupervisedSettings,
+    rows: int,
+    lengths: Lengths,
+    student: Shape,
+    teacher: Shape | None,
+    cached: bool,
+    batches: Batches = Batches(),
 ) -> Work:
     """A stage on `rows` rows; a `cached` teacher reads each row once, another every epoch."""
     length = lengths.prompt + lengths.response
@@ -112,14 +100,31 @@ def supervised_work(
     trained, answers = float(rows * settings.epochs) * length, float(rows * settings.epochs) * lengths.response
     # The head runs on response tokens alone; a weight costs a product and an addition.
     operations = _TRAINED * (_body(student, length) * trained + 2 * student.embedding * answers)
+    pool = min(rows, _POOL * settings.batch_size)
+    padded = lengths.padded_row(pool, min(batches.micro, settings.batch_size))
+    own = Units(trained=rows * settings.epochs * padded, learnt=answers, updates=steps)
+    beside = Units()
     if teacher is not None:
         # A frozen teacher only runs forward; kept states spare its body in later epochs, but not its head.
         operations += _body(teacher, length) * (rows * length if cached else trained) + 2 * teacher.embedding * answers
+        beside = Units(read=rows * padded * (1 if cached else settings.epochs), scored=answers)
     checks = settings.epochs // settings.evaluate_every
-    return _with_validation(Work(steps, trained, 0.0, operations, 0.0), checks, lengths, student)
+    done = Work(steps, trained, 0.0, operations, 0.0, own, beside)
+    return done + _validations(checks, lengths, student, batches)
 
 
-def on_policy_work(settings: OnPolicySettings, lengths: Lengths, student: Shape, teacher: Shape) -> Work:
+def pretraining_work(settings: PretrainSettings, student: Shape) -> Work:
+    """Language modelling of a fresh model: every token but the first of a window is predicted."""
+    tokens = float(settings.steps * settings.batch_size * settings.sequence_length)
+    operations = _TRAINED * student.forward_operations(settings.sequence_length / 2) * tokens
+    return Work(
+        settings.steps, tokens, 0.0, operations, 0.0, Units(trained=tokens, learnt=tokens, updates=settings.steps)
+    )
+
+
+def on_policy_work(
+    settings: OnPolicySettings, lengths: Lengths, student: Shape, teacher: Shape, batches: Batches = Batches()
+) -> Work:
     """Rollouts of the student or of both models, rows that are read in their place, updates, plain text."""
     length = lengths.prompt + lengths.generated
     collections = -(-settings.max_steps // settings.steps_per_collection)
@@ -142,15 +147,45 @@ def on_policy_work(settings: OnPolicySettings, lengths: Lengths, student: Shape,
     if settings.lm_kd_ratio:
         operations += teacher.forward_operations(settings.lm_length) * plain
     done = Work(settings.max_steps, sequences * length + plain, generated, operations, decoding)
-    return _with_validation(done, 1 + settings.max_steps // settings.evaluate_every, lengths, student)
+    # A collection is decoded by itself, so its last batch may be a small one.
+    decode = _decode(round(settings.rollouts * settings.own_share), lengths, batches.decode, collections)
+    padded = lengths.padded_row(settings.minibatch, batches.micro)
+    answers = sequences * lengths.generated
+    own = decode + Units(
+        trained=sequences * padded + plain, learnt=answers + plain, read=read * padded, updates=settings.max_steps
+    )
+    alone = Units(read=sampled * padded, scored=generated)
+    beside = (decode if settings.teacher_mix_alpha else alone) + Units(read=read * padded, scored=answers)
+    if settings.lm_kd_ratio:
+        beside += Units(read=plain, scored=plain)
+    checks = 1 + settings.max_steps // settings.evaluate_every
+    return done + Work(0, 0, 0, own=own, teacher=beside) + _validations(checks, lengths, student, batches)
 
 
-def sampling_work(responses: float, lengths: Lengths, shape: Shape) -> Work:
+def sampling_work(responses: float, lengths: Lengths, shape: Shape, batches: Batches = Batches()) -> Work:
     """A stage that only samples `responses` responses."""
     generated = responses * lengths.generated
     # A sampled token sees the whole prompt and, on average, half of the response.
     decoding = shape.forward_operations(lengths.prompt + lengths.generated / 2) * generated
-    return Work(0, 0.0, generated, 0.0, decoding + _body(shape, lengths.prompt) * responses * lengths.prompt)
+    decoding += _body(shape, lengths.prompt) * responses * lengths.prompt
+    return Work(0, 0.0, generated, 0.0, decoding, _decode(round(responses), lengths, batches.decode))
+
+
+def reading_work(rows: float, lengths: Lengths, shape: Shape, batches: Batches = Batches()) -> Work:
+    """A pass over `rows` rows that scores their responses."""
+    operations = rows * shape.forward_operations(lengths.response) * (lengths.prompt + lengths.response)
+    padded = lengths.padded_row(max(1, round(rows)), batches.micro)
+    return Work(0, 0.0, 0.0, operations, 0.0, Units(read=rows * padded, scored=rows * lengths.response))
+
+
+def _decode(responses: int, lengths: Lengths, batch: int, times: int = 1) -> Units:
+    """`responses` responses in batches of similar prompts, `times` over."""
+    if not responses:
+        return Units()
+    full, rest = divmod(responses, batch)
+    steps = full * lengths.decode_steps(batch) + (lengths.decode_steps(rest) if rest else 0.0)
+    prompts = responses * lengths.padded_prompt(responses, batch)
+    return Units(read=times * prompts, steps=times * steps, sampled=times * responses * lengths.generated)
 
 
 def _body(shape: Shape, length: float) -> float:
@@ -158,15 +193,11 @@ def _body(shape: Shape, length: float) -> float:
     return shape.forward_operations(length / 2, head=False)
 
 
-def _with_validation(work: Work, checks: int, lengths: Lengths, student: Shape) -> Work:
-    """The same with `checks` validations: each answers every row once and reads its reference."""
-    rows = checks * (lengths.valid or 0)
-    answers = sampling_work(rows, lengths, student)
-    reading = rows * student.forward_operations(lengths.response) * (lengths.prompt + lengths.response)
-    return Work(
-        work.steps,
-        work.trained,
-        work.generated + answers.generated,
-        work.operations + reading,
-        work.decoding + answers.decoding,
-    )
+def _validations(checks: int, lengths: Lengths, student: Shape, batches: Batches) -> Work:
+    """`checks` validations: each answers every row once and reads its reference."""
+    rows = lengths.valid or 0
+    answers = sampling_work(checks * rows, lengths, student)
+    # Each validation decodes by itself; its references are read in batches of a decode's size.
+    reading = reading_work(checks * rows, lengths, student, Batches(batches.decode, batches.decode))
+    units = _decode(rows, lengths, batches.decode, checks) + reading.own
+    return Work(0, 0.0, answers.generated, reading.operations, answers.decoding, units)

@@ -7,6 +7,7 @@ and keeps its traceback.
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import signal
 import sys
@@ -63,6 +64,19 @@ class Terminated(BaseException):
     """SIGTERM has arrived, as `KeyboardInterrupt` says that Ctrl-C was pressed."""
 
 
+def start_again_with_docstrings() -> None:
+    """Start this command anew where Python leaves docstrings out (-OO), without which transformers cannot be imported.
+
+    For a package that Python imports while it looks for the module to run: `sys.argv` holds the arguments alone.
+    """
+    if sys.flags.optimize < 2:
+        return
+    named = sys.orig_argv[-len(sys.argv)]  # the module, or `-OOmMODULE`
+    module = named.partition("m")[2] if named.startswith("-") else named
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}
+    os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], kept)
+
+
 def answer_early_interrupt() -> None:
     """Answer Ctrl-C during a command's imports, before `run_stage`, with a sentence instead of a traceback.
 
@@ -83,15 +97,19 @@ def run_stage(main: Callable[[], None]) -> None:
 
     Commands import torch inside `main`: it takes seconds, in which Ctrl-C deserves the same answer.
 
-    Exit codes: 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM, 1 for a full disk, 0 otherwise.
+    Exit codes: 2 for bad input or a file that may not be used, 130 after Ctrl-C, 143 after SIGTERM, 1 for a full disk,
+    0 otherwise.
     """
+    from distill.project.network import blamed_proxy, keep_loopback_direct  # it raises this file's errors
+
     before = signal.signal(signal.SIGTERM, raise_terminated)
     try:
         begin()
+        keep_loopback_direct(os.environ)
         with alone():
             main()
     except DistillError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {blamed_proxy(error) or error}", file=sys.stderr)
         raise SystemExit(EXIT_BAD_INPUT) from None
     except (KeyboardInterrupt, Terminated) as stop:
         pressed = isinstance(stop, KeyboardInterrupt)
@@ -99,10 +117,16 @@ def run_stage(main: Callable[[], None]) -> None:
             print(_INTERRUPTED if pressed else _TERMINATED, file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED if pressed else EXIT_TERMINATED) from None
     except Exception as error:
-        if not is_full_disk(error):
-            raise
-        print(f"error: {full_disk_message(error)}", file=sys.stderr)
-        raise SystemExit(EXIT_FULL_DISK) from None
+        if cause := blamed_proxy(error):
+            print(f"error: {cause}", file=sys.stderr)
+            raise SystemExit(EXIT_BAD_INPUT) from None
+        if is_full_disk(error):
+            print(f"error: {full_disk_message(error)}", file=sys.stderr)
+            raise SystemExit(EXIT_FULL_DISK) from None
+        if is_forbidden(error):
+            print(f"error: {forbidden_message(error)}", file=sys.stderr)
+            raise SystemExit(EXIT_BAD_INPUT) from None
+        raise
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -120,6 +144,19 @@ def is_full_disk(error: Exception) -> bool:
     written = [place for place in (Path(), Path(".resume"), Path("runs")) if place.exists()]
     full = any(shutil.disk_usage(place).free < _HARDLY_FREE for place in written)
     return full or "No space left on device" in str(error)
+
+
+def is_forbidden(error: Exception) -> bool:
+    """Whether a file or folder may not be read or written by this user, or not at all."""
+    return isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def forbidden_message(error: Exception) -> str:
+    """The sentence about it, with the fix."""
+    named = getattr(error, "filename", None)
+    place = f"{named}: " if named else ""
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"{place}{reason}; give this user the right to use it, or work in a clone on a disk that can be written"
 
 
 def full_disk_message(error: Exception) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from distill.project.errors import DataError
@@ -35,25 +36,57 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file this project wrote; `DataError` names the file when it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; run `dvc repro` to make it") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None
+def read_json(path: Path, shape: type | tuple[type, ...] = dict) -> Any:
+    """Read a JSON file this project wrote: a mapping, unless `shape` says otherwise.
+
+    Raises: DataError with the file's name when it is missing, damaged, or holds something else.
+    """
+    with _readable(path):
+        return _shaped(path, json.loads(path.read_text(encoding="utf-8")), shape)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read a JSONL file this project wrote (foreign files go through `distill.data.sources`)."""
+    """Read a JSONL file this project wrote (foreign files go through `distill.data.sources`).
+
+    Raises: DataError as `read_json` does; every line is a mapping.
+    """
+    with _readable(path), path.open(encoding="utf-8") as stream:
+        return [_shaped(path, json.loads(line), dict) for line in stream]
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        with path.open(encoding="utf-8") as stream:
-            return [json.loads(line) for line in stream]
+        yield
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; run `dvc repro` to make it") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path} is damaged ({error}); delete it and run `dvc repro`") from None
+    except (ValueError, RecursionError, IsADirectoryError) as error:
+        raise damaged(path, str(error)) from None
+
+
+def _shaped(path: Path, content: Any, shape: type | tuple[type, ...]) -> Any:
+    if not isinstance(content, shape):
+        raise damaged(path, f"it holds {_JSON_NAMES.get(type(content), 'a number')} in place of {_names(shape)}")
+    return content
+
+
+_JSON_NAMES: dict[type, str] = {
+    dict: "a mapping",
+    list: "a list",
+    str: "a text",
+    bool: "true or false",
+    NoneType: "null",
+}
+
+
+def _names(shape: type | tuple[type, ...]) -> str:
+    kinds = shape if isinstance(shape, tuple) else (shape,)
+    return " or ".join(_JSON_NAMES[kind] for kind in kinds)
+
+
+def damaged(path: Path, reason: str) -> DataError:
+    """The error about a file of this project that does not hold what was written into it."""
+    return DataError(f"{path} is damaged ({reason}); delete it and run `dvc repro`")
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
+from distill.project.errors import ModelError
 from distill.project.settings import Settings
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -26,7 +29,12 @@ class Reference(Settings):
     unpinned: bool = False
     """Accept a branch or tag as `revision`: it may move, and the same settings then give another model."""
     path: str | None = None
-    """Local folder written by `save_pretrained`."""
+    """Local folder written by `save_pretrained`; `~` stands for the home folder."""
+
+    @field_validator("path")
+    @classmethod
+    def _at_home(cls, path: str | None) -> str | None:
+        return None if path is None else os.path.expanduser(path)  # noqa: PTH111  (no HOME is no fault)
 
     @model_validator(mode="before")
     @classmethod
@@ -72,3 +80,26 @@ class ModelReference(Reference):
     def __str__(self) -> str:
         whole = f"{self.hub}@{self.revision}" if self.hub else str(self.path)
         return whole if self.adapter is None else f"{whole} with the adapter {self.adapter}"
+
+
+def gguf_file(path: Path) -> Path | None:
+    """The GGUF file that `path` is, or the only one of a folder without other weights; else None."""
+    if path.is_file():
+        with path.open("rb") as stream:
+            return path if stream.read(4) == b"GGUF" else None
+    files = sorted(path.glob("*.gguf"))
+    return files[0] if len(files) == 1 and not any(path.glob("*.safetensors")) else None
+
+
+def require_folder(place: Path) -> None:
+    """Refuse a GGUF file, a folder with nothing else, and any other file. Raises: ModelError."""
+    file = gguf_file(place)
+    if file is None and place.is_dir() and any(place.glob("*.gguf")) and not any(place.glob("*.safetensors")):
+        file = place / "FILE.gguf"
+    if file is not None:
+        raise ModelError(
+            f"{place} is a model in GGUF, which cannot be trained on as it is; convert it once and name the new "
+            f"folder: python -m commands.convert {file} {file.with_suffix('').name}"
+        )
+    if place.is_file():
+        raise ModelError(f"{place} is a file, and a model is a folder of `save_pretrained`; name its folder")

@@ -21,6 +21,6 @@ def code_revision(root: Path = Path()) -> str | None:
 def _git(root: Path, *arguments: str) -> str:
     try:
         done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+    except OSError:  # no git, or none that may be run
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

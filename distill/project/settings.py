@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from distill.project.errors import SettingsError
+from distill.project.yaml_faults import explain
 
 
 class Settings(BaseModel):
@@ -29,13 +30,15 @@ S = TypeVar("S", bound=Settings)
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; `SettingsError` names the file and line when it cannot be read."""
+    text = ""
     try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = YAML(typ="safe").load(text)
     except FileNotFoundError:
         raise SettingsError(f"{path} does not exist; create it or correct the name that led here") from None
     except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SettingsError(f"{path}:{line} is not valid YAML: {error.problem}; correct that line") from None
+        line, fault = explain(text, error)
+        raise SettingsError(f"{path}:{line} is not valid YAML: {fault}") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid YAML: {error}; correct it") from None
     if not isinstance(content, dict):

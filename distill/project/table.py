@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from distill.project.errors import SettingsError
+from distill.project.seeds import Seed
 from distill.project.settings import Settings, parse, read_yaml
 
 PARAMS = Path("params.yaml")
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,80}")  # longer ones make names of files that no disk takes
 _TABLE_KEYS = ("students", "families", "datasets", "methods", "trained", "labels", "seed")
 
 
@@ -38,7 +39,7 @@ class Table(Settings):
     """The same again (`*methods`), for the training blocks of dvc.yaml."""
     labels: dict[str, str] = Field(default={})
     """Method to its name in tables; without one, the name that its objective brings."""
-    seed: int = 0
+    seed: Seed = 0
     """Every random number is keyed by it."""
 
     @field_validator("methods", mode="before")
@@ -54,8 +55,8 @@ class Table(Settings):
         for name in names:
             if not _NAME.fullmatch(name):
                 raise ValueError(
-                    f"the name `{name}` may hold letters, digits, `_` and `-` only, because DVC builds stage names "
-                    "from it (no dots: write opt-1b3)"
+                    f"the name `{name}` may hold letters, digits, `_` and `-` only, 80 at most, because DVC builds "
+                    "stage names from it (no dots: write opt-1b3)"
                 )
         for student, row in self.students.items():
             if row.family not in self.families:

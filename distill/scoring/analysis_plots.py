@@ -181,7 +181,7 @@ def bucket_charts(experiment: StudentTable, roster: Roster, summary: Summary, na
         }
         for bucket, count in found["references"]["examples"].items()
     }
-    title = f"Rouge-L by reference length, {name}"
+    title = f"Rouge-L by reference length, {experiment.set_name(name)}"
     return dots(title, groups, roster, experiment.student, "Rouge-L; by tokens of the reference (prompts)")
 
 

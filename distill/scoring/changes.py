@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from distill.scoring.directions import direction
 
-Verdict = Literal["worse", "better", "changed", "within noise", "new", "gone"]
-VERDICTS: tuple[Verdict, ...] = ("worse", "better", "changed", "new", "gone", "within noise")
+Verdict = Literal["worse", "better", "changed", "within noise", "too few prompts", "new", "gone"]
+VERDICTS: tuple[Verdict, ...] = ("worse", "better", "changed", "too few prompts", "new", "gone", "within noise")
 """In the order that a reader wants them."""
 
 # 95 % of a normal distribution, where a metric tells its standard deviation and no interval.
@@ -29,6 +29,10 @@ class Value:
 
     mean: float
     interval: tuple[float, float] | None = None
+    few: bool = False
+    """Measured on too few prompts for the interval to be believed."""
+    words: str = ""
+    """Words of Rouge-L where they are not the paper's: other words make it another metric."""
 
     def __str__(self) -> str:
         spread = "" if self.interval is None else f" [{self.interval[0]:.4g}, {self.interval[1]:.4g}]"
@@ -56,11 +60,13 @@ class Change:
 
     @property
     def verdict(self) -> Verdict:
-        """`changed` where neither direction is better, or nothing says how much is noise."""
+        """`changed` where neither direction is better, nothing says how much is noise, or Rouge-L has other words."""
         if self.old is None or self.new is None:
             return "new" if self.old is None else "gone"
-        if self.interval is None:
+        if self.interval is None or self.old.words != self.new.words:
             return "changed"
+        if self.old.few or self.new.few:
+            return "too few prompts"
         low, high = self.interval
         if low <= 0 <= high:
             return "within noise"
@@ -75,16 +81,20 @@ def values(content: Any, name: str) -> Iterator[tuple[str, Value]]:
     if not isinstance(content, Mapping):
         return
     if isinstance(content.get("mean"), int | float):
-        mean = float(content["mean"])
-        if "ci95" in content:
-            yield name, Value(mean, (float(content["ci95"][0]), float(content["ci95"][1])))
-        elif "std" in content:
-            yield name, Value(mean, (mean - _DEVIATIONS * content["std"], mean + _DEVIATIONS * content["std"]))
-        else:
-            yield name, Value(mean)
+        few, words = "prompts" in content, str(content.get("words", ""))
+        yield name, Value(float(content["mean"]), _interval(content), few, words)
         return
     for key, inner in content.items():
         yield from values(inner, f"{name}.{key}")
+
+
+def _interval(content: Mapping[str, Any]) -> tuple[float, float] | None:
+    match content:  # of a commit of any age, so whatever it holds
+        case {"ci95": [int() | float() as low, int() | float() as high]}:
+            return float(low), float(high)
+        case {"mean": mean, "std": int() | float() as deviation} if deviation and "ci95" not in content:
+            return mean - _DEVIATIONS * deviation, mean + _DEVIATIONS * deviation
+    return None
 
 
 def compare(old: Any, new: Any, name: str, moved: set[str]) -> list[Change]:

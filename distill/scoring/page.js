@@ -89,7 +89,7 @@ function filter() {
 
 // --- compare with another model ---
 
-const WORDS = { "▲": "better", "▼": "worse", "≈": "not distinguishable" };
+const WORDS = { "▲": "better", "▼": "worse", "≈": "not distinguishable", "?": "too few prompts to tell", "∅": "not judged: both guess" };
 
 function paintSign(cell, sign, mark = "") {
   let made = cell.querySelector(".sign");

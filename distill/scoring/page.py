@@ -47,6 +47,16 @@ class Student:
         return rosters.references(self.roster, self.summary["significance"])
 
     @property
+    def comparisons(self) -> list[Mapping[str, Any]]:
+        """Every paired test."""
+        return list(verdicts.entries(self.summary["significance"]))
+
+    @property
+    def verdict_notes(self) -> tuple[str, ...]:
+        """What stands below the paired tests."""
+        return verdicts.notes(self.summary["significance"])
+
+    @property
     def as_released(self) -> bool:
         """Whether ExAccErr by the definition of the authors' code is there too."""
         metrics = self.summary["metrics"]
@@ -74,6 +84,7 @@ def student(
 ) -> Student:
     """What analyses/<student>/summary.json and the training curves say of one student, drawn."""
     metrics, roster = summary["metrics"], rosters.read(experiment, summary)
+    experiment = experiment.measured(metrics)
     first = {name: curves[name] for name in curves if name in plots.QUANTITIES}
     rest = {name: curves[name] for name in curves if name not in plots.QUANTITIES}
     return Student(
@@ -146,7 +157,7 @@ def render(students: Sequence[Student], samples: Mapping[str, Any], provenance: 
         names=names,
         reference=reference,
         families=by_family(students, reference),
-        verdict_notes=verdicts.NOTES,
+        rare_signs=tables.rare_signs(entry for each in students for entry in each.comparisons),
         judged=judged(students),
         data=as_script(data),
         provenance=provenance,
@@ -168,7 +179,7 @@ def to_markdown(students: Sequence[Student], provenance: Provenance) -> str:
         if reference in each.references:
             parts.append(f"## {name}: paired tests against {names[reference]}")
             parts += [tables.to_markdown(table, details=True) for table in each.verdicts(reference)]
-            parts.append("  \n".join(verdicts.NOTES))
+            parts.append("  \n".join(each.verdict_notes))
         if each.directions:
             parts.append("\n".join(f"- {sentence}" for sentence in each.directions))
         parts += [f"## {name}: analyses", *(tables.to_markdown(table, details=True) for table in each.by_analysis)]

@@ -26,6 +26,7 @@ from distill.scoring.statistics import (
     compare_statistic,
     comparison,
     comparison_entry,
+    differing_prompts,
     score_matrix,
 )
 
@@ -61,7 +62,12 @@ def compare_scores(scores: Mapping[str, Scores], seeds: Seeds, lower_is_better: 
             error = float(differences.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
             observed = float(differences.mean())
             found[others[i], others[j]] = comparison(
-                observed, error, drawn[:, i] - drawn[:, j], flipped[:, i] - flipped[:, j], lower_is_better
+                observed,
+                error,
+                drawn[:, i] - drawn[:, j],
+                flipped[:, i] - flipped[:, j],
+                differing_prompts(differences[:, None]),
+                lower_is_better,
             )
     return _both_ways(scores, found)
 
@@ -93,7 +99,14 @@ def compare_statistics(
             difference, change = drawn[a] - drawn[b], moved[b] - moved[a]
             permuted = statistic(sums[a] + change) - statistic(sums[b] - change)
             observed = float(statistic(sums[a]) - statistic(sums[b]))
-            found[a, b] = comparison(observed, float(difference.std(ddof=1)), difference, permuted, lower_is_better)
+            found[a, b] = comparison(
+                observed,
+                float(difference.std(ddof=1)),
+                difference,
+                permuted,
+                differing_prompts(columns[a] - columns[b]),
+                lower_is_better,
+            )
     return _both_ways(columns, found)
 
 

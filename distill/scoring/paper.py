@@ -19,8 +19,8 @@ from distill.scoring.tables import Cell, ResultTable, TableRow
 
 TABLE = Path(__file__).with_name("paper_table.yaml")
 
-Verdict = Literal["within", "above", "below"]
-_SIGNS: dict[Verdict, str] = {"within": "≈", "above": "▲", "below": "▼"}
+Verdict = Literal["within", "above", "below", "too few prompts"]
+_SIGNS: dict[Verdict, str] = {"within": "≈", "above": "▲", "below": "▼", "too few prompts": "?"}
 _METRICS = {"rouge_l": "", "judge": ", judge"}
 # A printed 24.6 stands for anything from 24.55 to 24.65.
 _ROUNDING = 0.05
@@ -68,10 +68,14 @@ class Compared:
     paper: float
     ours: float
     interval: tuple[float, float]
+    few: bool = False
+    """Ours is of too few prompts for its interval to be believed."""
 
     @property
     def verdict(self) -> Verdict:
         """Whether we are above or below the paper's number by more than our interval and its rounding allow."""
+        if self.few:
+            return "too few prompts"
         low, high = self.interval
         if low > self.paper + _ROUNDING:
             return "above"
@@ -85,9 +89,10 @@ def compare(paper: Paper, student: str, results: Mapping[str, Any]) -> Iterator[
             for metric in _METRICS:
                 number = paper.number(student, model, dataset, metric)
                 score = cell.get(metric, {}) if number is not None else {}
-                if number is not None and "ci95" in score:
+                # Rouge-L of other words is no number to hold beside the paper's.
+                if number is not None and "ci95" in score and "words" not in score:
                     low, high = score["ci95"]
-                    yield Compared(model, dataset, metric, number, score["mean"], (low, high))
+                    yield Compared(model, dataset, metric, number, score["mean"], (low, high), "prompts" in score)
 
 
 def build(paper: Paper, student: str, results: Mapping[str, Any], labels: Mapping[str, str]) -> ResultTable | None:
@@ -111,6 +116,8 @@ def build(paper: Paper, student: str, results: Mapping[str, Any], labels: Mappin
         f"{counts['within']} within, {counts['above']} above, {counts['below']} below, of {len(found)} cells.",
         "The interval is of prompts and sampling seeds of one trained model; another training seed moves both sides.",
     ]
+    if counts["too few prompts"]:
+        notes.append(f"? {counts['too few prompts']} cells have too few prompts for their interval to say anything.")
     if any(metric == "judge" for _, metric in columns):
         notes.append("The paper's judge is GPT-4, its prompt not printed whole: scores of judges compare loosely.")
     return ResultTable(

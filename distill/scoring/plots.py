@@ -104,7 +104,7 @@ def score_chart(experiment: StudentTable, roster: Roster, metrics: Mapping[str, 
     axes.set_xlim(0, room)
     axes.grid(axis="x", color=LINE, linewidth=0.6)
     spoken = "; ".join(f"{roster.label(model)} {scores[model]['mean']:.1f}" for model in models)
-    return to_svg(figure, f"Rouge-L on {name}", spoken, experiment.student)
+    return to_svg(figure, f"Rouge-L on {experiment.set_name(name)}", spoken, experiment.student)
 
 
 def _curve_panel(

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from distill.judging.summary import read_summary
 from distill.project.errors import DataError, SettingsError
 from distill.project.files import read_json
 from distill.project.randomness import key
-from distill.project.settings import lookup, read_yaml
+from distill.project.seeds import SeedSetting
+from distill.project.settings import lookup, parse, read_yaml
 from distill.scoring import statistics
 from distill.scoring.names import (
     CALIBRATION,
@@ -30,6 +31,9 @@ from distill.scoring.names import (
     label,
 )
 from distill.scoring.paired import compare_scores
+from distill.scoring.stored import read_models
+from distill.scoring.trust import guesses, withheld
+from distill.text.words import name_with_words
 
 _METRICS = ("rouge_l", "exact_match", "response_tokens", "truncated", "distinct_4", "repeated_4")
 EXPOSURE_METRICS = ("error", "error_a_token", "error_as_released")
@@ -53,6 +57,18 @@ class StudentTable:
     """The sets an LLM judges answers to; none while the judge is off."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Model to its name in tables, where params.yaml or the last results say one."""
+
+    words: Mapping[str, str] = field(default_factory=dict)
+    """Evaluation set to the words of its Rouge-L, where they are not the paper's."""
+
+    def set_name(self, name: str) -> str:
+        """An evaluation set's name beside its Rouge-L."""
+        return name_with_words(name, self.words.get(name))
+
+    def measured(self, metrics: Mapping[str, Any]) -> StudentTable:
+        """The same with the words of Rouge-L that its results name."""
+        scores = {name: metrics.get(TEACHER, {}).get(name, {}).get("rouge_l", {}) for name in self.sets}
+        return replace(self, words={name: score["words"] for name, score in scores.items() if "words" in score})
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -87,7 +103,7 @@ def read_student(params: Path, student: str) -> StudentTable:
         family=str(lookup(content, f"students.{student}.family", params)),
         methods=tuple(str(name) for name in lookup(content, "methods", params)),
         sets=sets,
-        seed=int(lookup(content, "seed", params)),
+        seed=parse({"seed": lookup(content, "seed", params)}, SeedSetting, str(params)).seed,
         labels=labels_of(params, student),
         judged=tuple(name for name in content.get("judge", {}).get("datasets", []) if name in sets),
     )
@@ -103,7 +119,7 @@ def _labels(content: Any, params: Path) -> dict[str, str]:
 def labels_of(params: Path, student: str) -> dict[str, str]:
     """Model to its name in tables: that of params.yaml, else that of the last results, which need no checkpoint."""
     path = params.parent / "results" / f"{student}.models.json"
-    last = {name: str(each["label"]) for name, each in read_json(path).items()} if path.is_file() else {}
+    last = {name: str(each["label"]) for name, each in read_models(path).items()} if path.is_file() else {}
     return last | _labels(read_yaml(params).get("labels"), params)
 
 
@@ -112,6 +128,8 @@ def _cell(score: Mapping[str, Any], seed: int) -> dict[str, Any]:
     interval = statistics.bootstrap_interval(score["per_example"], seed)
     # a list, as per_seed is: DVC shows numbers only, so neither crowds `dvc metrics diff`
     metrics["rouge_l"]["ci95"] = [round(bound, _DIGITS) for bound in interval]
+    if len(score["ids"]) < statistics.FEWEST_PROMPTS:
+        metrics["rouge_l"]["prompts"] = len(score["ids"])
     return metrics
 
 
@@ -150,9 +168,13 @@ def metrics(
             cell = _cell(scores[model][name], key(experiment.seed, "interval", model, name))
             lengths = analyses["lengths"][name]["models"][model]
             cell["rouge_l_by_length"] = lengths["rouge_l"]
-            cell["response_tokens"] = {part: lengths["response_tokens"][part] for part in ("mean", "ci95")}
+            cell["response_tokens"] = {
+                part: value for part, value in lengths["response_tokens"].items() if part in ("mean", "ci95", "prompts")
+            }
             cell |= {part: lengths[part] for part in ("repeated_4",) if part in lengths}
             cell["loss"] = analyses["loss"][name]["models"][model]
+            if guesses(analyses["loss"][name], model):
+                cell["loss"] = {**cell["loss"], "guessing": analyses["loss"][name]["guessing"]}
             if name in experiment.judged:
                 cell["judge"] = read_summary(root, experiment.home(model), model, name)
             gathered[model][name] = cell
@@ -192,7 +214,7 @@ def significance(
                     own[name] = analyses[analysis]["against"][a][b]
             for name, analysis in ((CALIBRATION, "calibration"), (LOSS, "loss"), (LENGTHS, "lengths")):
                 own[name] = {each: content["against"][a][b] for each, content in analyses[analysis].items()}
-            verdicts[a][b] = own
+            verdicts[a][b] = withheld(own, analyses["loss"], a, b)
     return verdicts
 
 
@@ -246,10 +268,10 @@ def _drawn(analysis: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plot_rows(experiment: StudentTable, gathered: Metrics) -> str:
-    """The content of results/<student>.csv: `method,set,rouge_l,std`, one line for each cell."""
+    """The content of results/<student>.csv: `method,set,rouge_l,std`, one line for each cell; of one seed no `std`."""
     lines = ["method,set,rouge_l,std"]
     for model in experiment.models:
         for name in experiment.sets:
             cell = gathered[model][name]["rouge_l"]
-            lines.append(f"{model},{name},{cell['mean']},{cell['std']}")
+            lines.append(f"{model},{name},{cell['mean']},{cell.get('std', '')}")
     return "\n".join(lines) + "\n"

@@ -18,11 +18,15 @@ from distill.scoring.draws import exchanging, resampled, signed
 
 Scores = Sequence[Sequence[float]]
 Array = NDArray[np.float64]
-Verdict = Literal["better", "not distinguishable", "worse"]
+Verdict = Literal["better", "not distinguishable", "worse", "too few prompts"]
+"""The last where no outcome of the test could settle anything."""
 
 DRAWS = 5_000
+FEWEST_PROMPTS = 6
+"""Of fewer prompts no sign-flip test settles anything: its smallest p-value is 2 / 2^n, over 0.05 up to five."""
 _LEVEL = 0.95
 _DIGITS = 4
+_NO_DIFFERENCE = 1e-12  # what rounding leaves of none
 
 
 def score_matrix(scores: Scores, name: str) -> Array:
@@ -70,9 +74,13 @@ class Comparison:
     """Of A: "better" or "worse" if the interval leaves out 0 and the p-value agrees (for few prompts)."""
 
 
-def interval_entry(mean: float, interval: tuple[float, float]) -> dict[str, Any]:
-    """`mean` and `ci95` as results files hold them: the interval is a list, which `dvc metrics diff` leaves out."""
-    return {"mean": round(mean, _DIGITS), "ci95": [round(bound, _DIGITS) for bound in interval]}
+def interval_entry(mean: float, interval: tuple[float, float], prompts: int) -> dict[str, Any]:
+    """`mean` and `ci95` as results files hold them: the interval is a list, which `dvc metrics diff` leaves out.
+
+    The number of `prompts` stands there where it is too small for the interval to be believed.
+    """
+    few = {"prompts": prompts} if prompts < FEWEST_PROMPTS else {}
+    return {"mean": round(mean, _DIGITS), "ci95": [round(bound, _DIGITS) for bound in interval], **few}
 
 
 def comparison_entry(compared: Comparison) -> dict[str, Any]:
@@ -116,7 +124,17 @@ def compare(
         flipped[block] = signs @ differences / count
     # Over n - 1, since the mean is of the same prompts; one prompt alone shows no spread.
     standard_error = float(differences.std(ddof=1) / np.sqrt(count)) if count > 1 else 0.0
-    return comparison(observed, standard_error, drawn, flipped, lower_is_better, level)
+    differing = differing_prompts(differences[:, None])
+    return comparison(observed, standard_error, drawn, flipped, differing, lower_is_better, level)
+
+
+def differing_prompts(differences: Array) -> int | None:
+    """At how many of N prompts two models differ, from their differences [N, K]; None where enough are alike to say so.
+
+    A prompt at which they are alike cannot tell them apart: a permutation test is as weak as the others are few.
+    """
+    differing = int((np.abs(differences) > _NO_DIFFERENCE).any(axis=1).sum())
+    return None if differing == 0 and len(differences) >= FEWEST_PROMPTS else differing
 
 
 def comparison(
@@ -124,16 +142,22 @@ def comparison(
     standard_error: float,
     drawn: Array,
     permuted: Array,
+    differing: int | None,
     lower_is_better: bool,
     level: float = _LEVEL,
 ) -> Comparison:
-    """What bootstrap draws of the difference and its values under permutation say about `observed`."""
+    """What bootstrap draws of the difference and its values under permutation say about `observed`.
+
+    `differing` is what `differing_prompts` says.
+    """
     low, high = _percentiles(drawn, level)
     # what was observed is one permutation: without the +1 a p-value could be 0; the slack is for rounding
     as_extreme = int((np.abs(permuted) >= abs(observed) - 1e-12).sum())
     p_value = (as_extreme + 1) / (len(permuted) + 1)
     verdict: Verdict = "not distinguishable"
-    if p_value <= 1 - level and (low > 0 or high < 0):
+    if differing is not None and 2.0 ** (1 - differing) > 1 - level:
+        verdict = "too few prompts"
+    elif p_value <= 1 - level and (low > 0 or high < 0):
         verdict = "better" if (low > 0) != lower_is_better else "worse"
     return Comparison(observed, (low, high), standard_error, p_value, verdict)
 
@@ -188,4 +212,6 @@ def compare_statistic(
         permuted[block] = statistic(a.sum(axis=0) + moved) - statistic(b.sum(axis=0) - moved)
     observed = float(statistic(a.sum(axis=0)) - statistic(b.sum(axis=0)))
     # A ratio has no simple formula for its standard error: the spread of the draws stands for it.
-    return comparison(observed, float(drawn.std(ddof=1)), drawn, permuted, lower_is_better, level)
+    return comparison(
+        observed, float(drawn.std(ddof=1)), drawn, permuted, differing_prompts(a - b), lower_is_better, level
+    )

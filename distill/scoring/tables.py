@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.judging.summary import shown as judged
 from distill.project.errors import DataError
-from distill.project.files import read_json
 from distill.project.settings import read_yaml
 from distill.scoring.names import KL, REFERENCE_METHOD, TEACHER
 from distill.scoring.results import StudentTable, read_student
+from distill.scoring.spread import with_spread
+from distill.scoring.statistics import FEWEST_PROMPTS
+from distill.scoring.stored import read_metrics, read_verdicts
+from distill.scoring.trust import BOTH_GUESS
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -20,8 +23,9 @@ if TYPE_CHECKING:
 START_MARK = "<!-- results:start -->"
 END_MARK = "<!-- results:end -->"
 
-SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈"}
+SIGNS = {"better": "▲", "worse": "▼", "not distinguishable": "≈", "too few prompts": "?", BOTH_GUESS: "∅"}
 """What stands behind a cell, by the verdict on its row's model."""
+_SAID = 0.01  # share of answers, as that of references in distill/text/words.py
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Cell:
     best: bool = False
     """The best student of the column."""
     sign: str = ""
-    """How this model stands to the one compared with: ▲ better, ▼ worse, ≈ not distinguishable."""
+    """How this model stands to the one compared with, of `SIGNS`."""
     detail: str = ""
     """Said where there is room: the 95 % interval."""
     tone: str = ""
@@ -89,8 +93,7 @@ def _score_column(
         verdict = turned(verdicts.get(model, {}).get(name, {}).get("verdict", ""))
         score = metrics[model][name]["rouge_l"]
         is_best = model != TEACHER and shown[model] == best
-        text = f"{shown[model]} ± {score['std']:.1f}"
-        cells.append(Cell(text, is_best, SIGNS.get(verdict, ""), _interval(score, 1)))
+        cells.append(Cell(with_spread(score, 1), is_best, SIGNS.get(verdict, ""), _interval(score, 1)))
     return cells
 
 
@@ -137,11 +140,12 @@ def build(
     ]
     if absent:
         raise DataError(f"results/{experiment.student}.json lacks {', '.join(absent)}; run `dvc repro`")
+    experiment = experiment.measured(metrics)
     verdicts = significance.get(reference, {})
     columns, titles = [], []
     for name in experiment.sets:
         columns.append(_score_column(name, experiment, metrics, verdicts))
-        titles.append(name)
+        titles.append(experiment.set_name(name))
         if name in experiment.judged:
             columns.append(_judge_column(experiment, metrics, name))
             titles.append(f"{name}, judge")
@@ -149,8 +153,8 @@ def build(
         columns.append(_divergence_column(experiment, metrics))
         titles.append("reverse KL")
     seeds = max(len(metrics[model][name]["rouge_l"]["per_seed"]) for model in metrics for name in experiment.sets)
-    notes = [f"Rouge-L, mean ± standard deviation over {seeds} sampling seed{'s' if seeds > 1 else ''}"]
-    notes[0] += "; the best student in bold."
+    spread = f"mean ± standard deviation over {seeds} sampling seeds" if seeds > 1 else "of one sampling seed"
+    notes = [f"Rouge-L, {spread}; the best student in bold.", *_legibility_notes(experiment, metrics)]
     if "reverse KL" in titles:
         notes.append("Reverse KL to the teacher on the model's own samples, nats a token; lower is closer.")
     if experiment.judged:
@@ -160,7 +164,9 @@ def build(
         against = (
             f"Against {reference_label or experiment.label(reference)} on the same prompts (paired bootstrap, 95 %): "
         )
-        against += "▼ below it, ▲ above it, ≈ not distinguishable."
+        against += "▼ below it, ▲ above it, ≈ not distinguishable" + rare_signs(
+            entry.get(name, {}) for entry in verdicts.values() for name in experiment.sets
+        )
         notes.append(against)
     return ResultTable(
         title=f"{experiment.student} ({experiment.family})",
@@ -178,14 +184,46 @@ def build(
     )
 
 
+def rare_signs(entries: Iterable[Mapping[str, Any]]) -> str:
+    """The end of a legend: what `?` and `∅` mean, where one of the comparisons bears them."""
+    found = {entry.get("verdict") for entry in entries}
+    few = f", ? the models differ at fewer than {FEWEST_PROMPTS} prompts: no test can tell"
+    guess = ", ∅ not judged, for both read the references no better than guessing"
+    return (few if "too few prompts" in found else "") + (guess if BOTH_GUESS in found else "") + "."
+
+
+def _legibility_notes(experiment: StudentTable, metrics: Mapping[str, Any]) -> list[str]:
+    """What Rouge-L counts as words where it is not the paper's, and what it cannot read."""
+    scores = {name: [metrics[model][name]["rouge_l"] for model in experiment.models] for name in experiment.sets}
+    notes = []
+    if experiment.words:
+        notes.append("Rouge-L (Unicode): over words of any script, no figure of the paper's.")
+    for name, own in scores.items():
+        found = [score["unread"] for score in own if "unread" in score]
+        references = max((each["references"] for each in found), default=0)
+        answers = max((each["answers"] / each["of_answers"] for each in found if each["of_answers"]), default=0.0)
+        if references:
+            notes.append(f"Rouge-L cannot read {references:,} of {found[0]['of_references']:,} references of `{name}`.")
+        for model in experiment.models:
+            loss = metrics[model][name].get("loss", {})
+            if "guessing" in loss:
+                notes.append(
+                    f"{experiment.label(model)} reads the references of `{name}` no better than guessing "
+                    f"({loss['mean']:.2f} nats a token, guessing {loss['guessing']:.2f}): its answers are babble."
+                )
+        if answers >= _SAID:
+            notes.append(f"Rouge-L cannot read up to {100 * answers:.0f} % of a model's answers to `{name}`.")
+    return notes
+
+
 def read(student: str, root: Path) -> ResultTable:
     """The table of one student, from params.yaml, `recipe.note` of its profile and results/ below `root`."""
     experiment = read_student(root / "params.yaml", student)
     recipe = read_yaml(root / "profiles" / f"{experiment.family}.yaml").get("recipe", {})
     return build(
         experiment,
-        read_json(root / "results" / f"{student}.json"),
-        read_json(root / "results" / f"{student}.significance.json"),
+        read_metrics(root / "results" / f"{student}.json"),
+        read_verdicts(root / "results" / f"{student}.significance.json"),
         note=str(recipe.get("note") or "").strip(),
     )
 

@@ -15,7 +15,8 @@ from typing import Any
 from distill.scoring.names import CALIBRATION, EXPOSURE, KL, LOSS, REFERENCE_METHOD
 from distill.scoring.results import StudentTable
 from distill.scoring.rosters import Roster
-from distill.scoring.tables import SIGNS, Cell, ResultTable, TableRow, turned
+from distill.scoring.tables import SIGNS, Cell, ResultTable, TableRow, rare_signs, turned
+from distill.scoring.trust import BOTH_GUESS
 
 _BASELINES = ("sft", "kd", "seqkd")
 
@@ -58,7 +59,7 @@ def measures(experiment: StudentTable, significance: Mapping[str, Any], referenc
         return picked
 
     for name in experiment.sets:
-        yield Measure("Rouge-L", name, found(name), _BASELINES, lower=False)
+        yield Measure("Rouge-L", experiment.set_name(name), found(name), _BASELINES, lower=False)
     part = "Divergence and exposure bias"
     yield Measure(part, "Reverse KL, own samples", found(KL, "reverse_kl"), _BASELINES, 3)
     yield Measure(part, "Forward KL, teacher's samples", found(KL, "forward_kl"), digits=3)
@@ -96,13 +97,27 @@ def build(
     return [_table(part, own, roster, reference) for part, own in parts.items()]
 
 
-NOTES = (
+_NOTES = (
     "Each model minus the one that it is compared with, and the 95 % interval of the difference: ▲ better, ▼ worse, "
     "≈ not distinguishable, by a paired bootstrap over prompts and a permutation test that must agree. They speak "
     "of other prompts and samples, not of other training runs. ↑ higher is better, ↓ lower is better.",
     "✓ as in the paper, ✗ the other way round; no mark where the paper claims nothing or nothing is settled.",
 )
-"""What stands below the tables of `build`."""
+
+
+def notes(significance: Mapping[str, Any]) -> tuple[str, ...]:
+    """What stands below the tables of `build`."""
+    rare = rare_signs(entries(significance))
+    return _NOTES if rare == "." else (*_NOTES, rare.removeprefix(", "))
+
+
+def entries(content: Any) -> Iterator[Mapping[str, Any]]:
+    """Every comparison in `significance`, however deep it stands."""
+    if isinstance(content, Mapping):
+        if "verdict" in content:
+            yield content
+        for inner in content.values():
+            yield from entries(inner)
 
 
 def _table(part: str, own: list[Measure], roster: Roster, reference: str) -> ResultTable:
@@ -173,6 +188,8 @@ def directions(experiment: StudentTable, roster: Roster, significance: Mapping[s
                 ("better", "holds against"),
                 ("not distinguishable", "is not settled against"),
                 ("worse", "is reversed against"),
+                ("too few prompts", "cannot be settled by so few prompts against"),
+                (BOTH_GUESS, "is not judged, for both read no better than guessing, against"),
             )
             if verdict in by_verdict
         ]

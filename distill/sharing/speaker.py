@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.data.prompts import encode_prompts, render
 from distill.generation.decode import sample_responses
 from distill.generation.settings import SamplingSettings
 from distill.generation.validation import decode_text
 from distill.models.loading import load_model
 from distill.models.settings import Dtype
 from distill.project.files import read_json
+from distill.prompting.prompts import encode_prompts, render
 from distill.text.settings import PromptSettings
 from distill.text.tokenizers import load_tokenizer
 

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from distill.project.errors import DataError
+from distill.text.words import PAPER, Words
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ def read_examples(path: Path, limit: int | None = None, samples: int | None = No
         raise DataError(f"{path} has no rows; check the audit beside it (report.json)")
     columns = (table.column(name).to_pylist() for name in ("prompt_ids", "response_ids", "output"))
     return [Example(i, *row) for i, row in enumerate(zip(*columns, strict=True))]
+
+
+def read_words(path: Path) -> Words:
+    """Words of Rouge-L that a prepared validation split asks for: the paper's where it names none."""
+    if "rouge" not in pq.read_schema(path).names:
+        return PAPER
+    named = pq.read_table(path, columns=["rouge"]).column("rouge")[0].as_py()
+    return "unicode" if named == "unicode" else PAPER
 
 
 def read_documents(path: Path) -> list[str]:

@@ -2,7 +2,8 @@
 
 The numbers equal those of `rouge_score.rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)` to the last
 bit; stems are remembered and the longest common subsequence comes from rapidfuzz, which makes it 10 to 50
-times faster. Words in other scripts than a-z and 0-9 count for nothing, as in `rouge_score`.
+times faster. Words in other scripts than a-z and 0-9 count for nothing, as in `rouge_score`, unless other words are
+asked for (`distill/text/words.py`).
 Training imports it for validation: it is light and needs no torch.
 """
 
@@ -10,45 +11,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import string
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import lru_cache
 from math import fsum
-from typing import TYPE_CHECKING
 
 from rapidfuzz.distance import LCSseq
 
 from distill.project.errors import DataError
+from distill.text.words import PAPER, Words, tokenize
 
-if TYPE_CHECKING:
-    from rouge_score.tokenizers import DefaultTokenizer
-
-_WORD = re.compile(r"[a-z0-9]+")
 _DROP_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _CHARACTERS_FOR_PROCESSES = 150_000_000  # some 15 s of one core; below it, starting processes gains nothing
 _EXAMPLES_A_CHUNK = 1_000
-
-
-@lru_cache(maxsize=1)
-def _tokenizer() -> DefaultTokenizer:
-    # It brings nltk, 0.3 s: the first score pays for it, not every import of this module.
-    from rouge_score.tokenizers import DefaultTokenizer
-
-    return DefaultTokenizer(use_stemmer=True)
-
-
-@lru_cache(maxsize=1 << 18)
-def _stem(word: str) -> tuple[str, ...]:
-    return tuple(_tokenizer().tokenize(word))
-
-
-def tokenize(text: str) -> list[str]:
-    """The stemmed words of `text` that `rouge_score`'s default tokenizer gives."""
-    # A word alone has the stem it has in its text, so each is stemmed once. Lower case comes first, as there: it may
-    # turn one letter into two, of which only one is a-z.
-    return [token for word in _WORD.findall(text.lower()) for token in _stem(word)]
 
 
 def _f_measure(answer: Sequence[str], reference: Sequence[str]) -> float:
@@ -62,16 +37,16 @@ def _f_measure(answer: Sequence[str], reference: Sequence[str]) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
-def score(answer: str, references: Sequence[str]) -> float:
+def score(answer: str, references: Sequence[str], words: Words = PAPER) -> float:
     """Rouge-L of one answer in [0, 100]: the best F-measure over its references.
 
     Raises: DataError when there is no reference.
     """
     if not references:
         raise DataError("an answer has no reference to be scored against; give at least one")
-    tokens = tokenize(answer)
+    tokens = tokenize(answer, words)
     # The best F-measure, not the best precision with the best recall: these may come from two references.
-    return 100 * max(_f_measure(tokens, tokenize(reference)) for reference in references)
+    return 100 * max(_f_measure(tokens, tokenize(reference, words)) for reference in references)
 
 
 def normalize(text: str) -> str:
@@ -85,8 +60,8 @@ def exact_match(answer: str, references: Sequence[str]) -> float:
     return 100.0 if any(normalized == normalize(reference) for reference in references) else 0.0
 
 
-def _score_chunk(answers: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    return [score(answer, own) for answer, own in zip(answers, references, strict=True)]
+def _score_chunk(answers: Sequence[str], references: Sequence[Sequence[str]], words: Words) -> list[float]:
+    return [score(answer, own, words) for answer, own in zip(answers, references, strict=True)]
 
 
 def score_all(
@@ -94,6 +69,7 @@ def score_all(
     references: Sequence[Sequence[str]],
     processes: int | None = None,
     advance: Callable[[int], None] | None = None,
+    words: Words = PAPER,
 ) -> list[float]:
     """Rouge-L of each answer against its own references, in order.
 
@@ -114,13 +90,13 @@ def score_all(
     if processes == 1 or len(chunks) < 2:
         scores: list[float] = []
         for chunk in chunks:
-            scores += _score_chunk(*chunk)
+            scores += _score_chunk(*chunk, words)
             report(len(chunk[0]))
         return scores
     # spawn, not fork: the caller may hold threads (torch, tqdm), and a forked thread pool can hang
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, len(chunks)), mp_context=context) as pool:
-        futures = [pool.submit(_score_chunk, *chunk) for chunk in chunks]
+        futures = [pool.submit(_score_chunk, *chunk, words) for chunk in chunks]
         sizes = {future: len(chunk[0]) for future, chunk in zip(futures, chunks, strict=True)}
         for future in as_completed(futures):
             future.result()  # a worker's fault ends the wait at once
@@ -129,7 +105,7 @@ def score_all(
         return [value for future in futures for value in future.result()]
 
 
-def mean_rouge_l(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+def mean_rouge_l(answers: Sequence[str], references: Sequence[Sequence[str]], words: Words = PAPER) -> float:
     """Mean Rouge-L in [0, 100] of answers against their own references (validation uses this).
 
     Raises: DataError when there is nothing to score, or the two differ in length.
@@ -137,4 +113,4 @@ def mean_rouge_l(answers: Sequence[str], references: Sequence[Sequence[str]]) ->
     if not answers:
         raise DataError("there is no answer to score; give at least one")
     # The exact sum, rounded once: the mean does not depend on the order of the answers.
-    return fsum(score_all(answers, references, processes=1)) / len(answers)
+    return fsum(score_all(answers, references, processes=1, words=words)) / len(answers)

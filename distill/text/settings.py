@@ -25,10 +25,10 @@ class PromptSettings(Settings):
     max_sequence_tokens: Annotated[int, Field(ge=2)] | None = None
     """Rows of data are cut at this many tokens of prompt and response together (the paper: 512). Null: their
     responses are cut at `max_response_tokens`. A cut response has no end-of-sequence token."""
-    chat_template: bool = False
-    """Wrap the rendered text as one user turn with the tokenizer's own chat template."""
+    chat_template: bool | Annotated[str, Field(min_length=1)] = False
+    """Wrap the rendered text as one user turn with the tokenizer's own chat template, or with the one of this name."""
     system: str | None = None
-    """With `chat_template`: the system turn before it; null leaves it to the template."""
+    """With `chat_template`: the system turn before it, which may be empty; null leaves it to the template."""
 
     @model_validator(mode="after")
     def _placeholders(self) -> PromptSettings:

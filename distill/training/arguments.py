@@ -43,8 +43,8 @@ def training_arguments(
             "save_strategy": "steps",
             "save_steps": every,
             "load_best_model_at_end": True,
+            # Which is the best says `SupervisedTrainer`; the Trainer wants a name here all the same.
             "metric_for_best_model": f"eval_{settings.select}",
-            "greater_is_better": settings.select == "rouge_l",
         }
     accumulated = settings.batch_size // (micro * processes.count)
     # At stage 0 DeepSpeed clips without telling the norm: there `SupervisedTrainer` clips itself.

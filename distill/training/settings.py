@@ -30,7 +30,9 @@ class SupervisedSettings(Settings):
     evaluate_every: Annotated[int, Field(ge=1)] = 1
     """Epochs between validations."""
     select: Literal["rouge_l", "loss"] = "rouge_l"
-    """The checkpoint that is kept: highest validation Rouge-L, or lowest validation loss (MiniLLM's start)."""
+    """The checkpoint that is kept: highest validation Rouge-L, or lowest validation loss (MiniLLM's start).
+
+    Where Rouge-L never varies, or can read hardly any reference, the loss decides."""
     lora: LoraSettings | None = None
     """Train an adapter of the base; null trains all weights."""
 

@@ -30,6 +30,7 @@ from distill.project.randomness import key
 from distill.runs.curves import Curves
 from distill.runs.hardware import HardwareSettings
 from distill.runs.out_of_memory import Fitting
+from distill.runs.selection import By, Validations
 from distill.runs.stopping import StopRequest, stop_after_step
 from distill.runs.trackers import callbacks
 from distill.text.batches import IGNORED, collate
@@ -61,6 +62,13 @@ class Lesson:
     """Needed where the objective says so."""
     validate: Validate | None = None
     """Scores the student: `loss` and `rouge_l`; without it the last weights are kept."""
+    select: By | None = None
+    """What chooses the checkpoint in place of the settings' `select`, where Rouge-L can decide nothing."""
+
+    @property
+    def by(self) -> By:
+        """What chooses the checkpoint."""
+        return self.select or self.settings.select
 
 
 class SupervisedTrainer(ResumableTrainer):
@@ -204,6 +212,15 @@ class SupervisedTrainer(ResumableTrainer):
                 f"(now {self.settings.learning_rate}) or raise `warmup_steps`",
                 self.processes.joined(_written_out(batches)),
             )
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As the Trainer's, by our rule; the log holds every validation, of a run that was continued too."""
+        log = [e for e in self.state.log_history if "eval_rouge_l" in e]
+        found = Validations(self.lesson.by, [(e["step"], e["eval_rouge_l"], e["eval_loss"]) for e in log])
+        if found.kept is not found.found[-1]:
+            return False
+        self.state.best_metric, self.state.best_global_step = metrics[f"eval_{found.by}"], self.state.global_step
+        return True
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Our validation in place of a loss over an evaluation set."""

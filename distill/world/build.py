@@ -37,7 +37,7 @@ class WorldSettings(BaseModel):
     """Rows in each of the three test sets."""
     documents: int = Field(default=6000, ge=0, le=50_000)
     """Plain-text documents for pre-training."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32, strict=True)
     """Chooses the relations between people, towns and things, and which rows are drawn."""
 
 

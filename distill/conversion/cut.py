@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from distill.models.settings import spans
 from distill.project.errors import ModelError
 
 
@@ -48,7 +49,9 @@ def cut(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     config = _shortened(model.config, count, kept)
     try:
         with torch.random.fork_rng(devices=[]):  # its first weights are thrown away; nothing else may notice the draw
-            short = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=model.dtype))
+            short = cast(
+                PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=False)
+            )
         short.load_state_dict(weights, strict=True, assign=True)
     except Exception as error:  # noqa: BLE001  every architecture refuses a configuration in a way of its own
         reason = " ".join(str(error).split())[:200].rstrip(".")
@@ -59,18 +62,8 @@ def cut(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     short.tie_weights()
     if model.generation_config is not None:
         short.generation_config = copy.deepcopy(model.generation_config)
-    return short.train(model.training)
-
-
-def spans(indices: Sequence[int]) -> str:
-    """Numbers as they are written in `keep_layers`, e.g. `0-9, 20-29`."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][-1] + 1:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    short.train(model.training)
+    return short
 
 
 def _prefix(model: PreTrainedModel, count: int) -> str:
@@ -83,7 +76,7 @@ def _prefix(model: PreTrainedModel, count: int) -> str:
             f"{type(model).__name__} does not keep its {count} layers in one list, so it cannot be cut; give a student "
             "of its own"
         )
-    return outer[0]
+    return str(outer[0])
 
 
 def _shortened(config: PreTrainedConfig, count: int, kept: Sequence[int]) -> PreTrainedConfig:
