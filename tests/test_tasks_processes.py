@@ -12,11 +12,12 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.errors import RebuildError
 from tasks.loopback import use_direct_loopback
 from tasks.processes import Command, environment
-from tasks.server import answers
+from tasks.server import answers, server
 from tests.chat_server import serving
 from tests.small_repository import until
 
@@ -90,10 +91,10 @@ def test_nothing_on_this_machine_is_asked_through_a_proxy(no_proxies: pytest.Mon
         no_proxies.setenv(name, "http://127.0.0.1:9")
     no_proxies.setenv("no_proxy", "10.0.0.1")
     assert environment()["NO_PROXY"] == environment()["no_proxy"] == "10.0.0.1,localhost,127.0.0.1,::1"
-    with serving(host="127.0.0.2") as server:
-        use_direct_loopback(server.url)
-        assert httpx.get(server.url).status_code == 501  # it came there: the server knows POST alone
-        assert not answers(server.url)
+    with serving(host="127.0.0.2") as near:
+        use_direct_loopback(near.url)
+        assert httpx.get(near.url).status_code == 501  # it came there: the server knows POST alone
+        assert not answers(near.url)
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:7890", "socks://127.0.0.1:7890", "http://user:geheim@x:port"])
@@ -102,3 +103,13 @@ def test_a_proxy_with_which_prefect_cannot_begin_is_named(proxy: str, no_proxies
     with pytest.raises(RebuildError, match=r"^The proxy in all_proxy .* or unset all_proxy\.$") as caught:
         use_direct_loopback()
     assert "geheim" not in str(caught.value)
+
+
+def test_a_temporary_server_that_does_not_start_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(sync_client: bool) -> None:
+        raise RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server. stdout: …")
+
+    monkeypatch.setattr("tasks.server.get_client", late)
+    asked = pytest.raises(RebuildError, match=r"did not start .*Timed out")
+    with temporary_settings({PREFECT_API_URL: None}), asked, server(lambda text: None):
+        pass
