@@ -85,10 +85,10 @@ class Outlook:
         alone += [Timed(f"small stage {number}", _SMALL_STAGE * self.imports, 0.0) for number in range(small)]
         return makespan([*stages, *alone], self.lanes)
 
-    def resized(self, profile: Profile, lengths: Lengths, tests: int) -> Outlook:
-        """The same for the one student there is with another profile, lengths and so many prompts a test set."""
+    def resized(self, profile: Profile, lengths: Lengths, tests: Mapping[str, int]) -> Outlook:
+        """The same for the one student there is with another profile, lengths and prompts of some sets."""
         (row,) = self.rows
-        measured = replace(self.measured, datasets=dict.fromkeys(self.measured.datasets, tests))
+        measured = replace(self.measured, datasets={**self.measured.datasets, **tests})
         device: Device = "cuda" if self.machine.gpus else "cpu"
         gpus = len(self.machine.gpus)
         planned = plan_row(self.table, profile, row.student, lengths, device, gpus, measured)
