@@ -163,7 +163,11 @@ def measured_here(found: Outlook, tell: Callable[[str], None], seconds: float | 
             share = (end - time.monotonic()) / (len(rows) - number)
             batches = Batches(place.micro_batch, place.decode_batch)
             threads, dtype = profile.hardware.threads, profile.recipe.dtype
-            measured[key] = speeds.calibrate(shapes, row.lengths, batches, threads, dtype, share, tell)
+            try:
+                measured[key] = speeds.calibrate(shapes, row.lengths, batches, threads, dtype, share, tell)
+            except (ValueError, RuntimeError) as error:  # no small model of an unusual shape, or no memory for it
+                tell(f"{row.student} could not be measured, its times are rough guesses: {error}")
+                measured[key] = {}
         prices |= {(row.student, role): units for role, units in measured[key].items()}
     return replace(found, prices=prices, imports=imports)
 
