@@ -75,10 +75,10 @@ def test_a_model_that_follows_instructions_learns_less() -> None:
         assert float(size.gentle_rate) < float(size.rate)
 
 
-def test_a_home_folder_in_a_path_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
-    assert Reference.model_validate("~/models/x").name == "/home/me/models/x"
-    assert locate("~/rows.jsonl", Path("data")) == Path("/home/me/rows.jsonl")
+def test_a_home_folder_in_a_path_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Reference.model_validate("~/models/x").name == str(tmp_path / "models/x")
+    assert locate("~/rows.jsonl", Path("data")) == tmp_path / "rows.jsonl"
 
 
 # --- the recipe by size -------------------------------------------------------------------------------------------
