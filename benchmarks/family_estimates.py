@@ -17,10 +17,10 @@ from commands.check import check_profile
 from commands.doctor_plan import Plan, plan_stages
 from commands.recipe import Profile
 from distill.objectives.minillm.settings import MiniLLMSettings
+from distill.preflight.lengths import Lengths
 from distill.preflight.memory_estimate import Placement
 from distill.preflight.models import origin_of
 from distill.preflight.report import duration
-from distill.preflight.workload import Lengths
 from distill.project.table import StudentRow, Table
 
 # 11,435 training and 1,000 validation rows in the profile's template: prompts of at most 256 tokens, rows of at most
@@ -95,8 +95,8 @@ def main() -> None:
         print(f"|---|{'---:|' * (len(ways) + 3)}")
         by_way = [plans(family, student, profile, way.place) for way in ways]
         for number, plan in enumerate(by_way[0]):
-            if plan.memory is None or plan.work is None:
-                continue
+            if plan.memory is None or plan.work is None or not plan.weights:
+                continue  # it trains nothing
             peaks = [chosen[number].memory for chosen in by_way]
             told = " | ".join(f"{peak.peak / 2**30:.0f}" for peak in peaks if peak is not None)
             took = duration(seconds(plan, family, student, profile))

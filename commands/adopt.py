@@ -96,6 +96,7 @@ def main() -> None:
             fields=placed.fields,
             corpus=None if given.corpus is None else str(given.corpus.resolve()),
             methods=tuple(methods),
+            notes=placed.lines,
             words=words,
         )
         write_text(new[0], profile_text(adoption))
@@ -141,7 +142,10 @@ def _reference(role: str, text: str) -> Reference:
             f"--{role} {text}: no such folder, and a hub id needs its commit: write {text}@<the 40 digits that "
             f"`git ls-remote https://huggingface.co/{text} HEAD` prints>"
         )
-    return parse(text, Reference, f"--{role}")
+    source = parse(text, Reference, f"--{role}")
+    if source.path is not None and not _is_there(Path(source.path)):
+        raise SettingsError(f"--{role} {text}: no such folder; correct the path, or give a hub id with its commit")
+    return source
 
 
 def _evalset_text(name: str, placed: PlacedRows, words: Words) -> str:

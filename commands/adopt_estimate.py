@@ -112,12 +112,14 @@ def tell_cost(name: str, hours: float | None) -> None:
 def fitting(found: Outlook, student: str, seconds: float) -> Size | None:
     """The largest size whose stages take at most `seconds` in all; None where the smallest takes longer."""
     (row,) = found.rows
-    profile = found.profiles[found.table.students[student].family]
+    family = found.table.students[student].family
+    profile = found.profiles[family]
     steps = [
         part.max_steps for part in _trained(profile.recipe, student).values() if isinstance(part, OnPolicySettings)
     ]
     rows, valid = row.lengths.rows or 0, row.lengths.valid or 0
-    tests = max(found.measured.datasets.values(), default=0)
+    own = f"{family}_test"
+    tests = found.measured.datasets.get(own, 0)
     for halved in range(_HALVINGS):
         share = 0.5**halved
         size = Size(
@@ -126,7 +128,8 @@ def fitting(found: Outlook, student: str, seconds: float) -> Size | None:
             min(tests, max(_FEWEST_CHECKED, round(tests * share))),
             max(_FEWEST_STEPS, round(max(steps) * share)) if steps else None,
         )
-        if found.resized(_resized(profile, student, size), _shorter(row.lengths, size), size.tests).total() <= seconds:
+        smaller = found.resized(_resized(profile, student, size), _shorter(row.lengths, size), {own: size.tests})
+        if smaller.total() <= seconds:
             return size
     return None
 

@@ -53,8 +53,8 @@ def look(
 
     Raises: SettingsError when the student's model has not more layers than that; ModelError when one cannot be loaded.
     """
+    from distill.conversion.cut import cut
     from distill.models.checkpoints import quiet_libraries
-    from distill.models.layers import cut
     from distill.models.loading import load_model
     from distill.text.tokenizers import load_tokenizer
 
@@ -85,7 +85,7 @@ def look(
 
 def as_examples(tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, rows: Sequence[Row]) -> list[Example]:
     """Rows as training would read them; those whose prompt is over the limit are left out."""
-    from distill.data.prompts import encode, render
+    from distill.prompting.prompts import encode, render
     from distill.text.examples import Example
 
     texts = [render(prompt, row.instruction, row.input) for row in rows]
@@ -115,7 +115,7 @@ def choose_cut(model: PreTrainedModel, keep: int, examples: Sequence[Example]) -
 
     Compared are blocks of neighbouring layers that are left out, spread over the depth, and layers at equal distances.
     """
-    from distill.models.layers import cut, layer_count
+    from distill.conversion.cut import cut, layer_count
     from distill.models.settings import spans
 
     count, rows = layer_count(model), examples[:_CUT_ROWS]

@@ -12,7 +12,7 @@ from distill.project.errors import ModelError
 from distill.project.references import Reference
 
 if TYPE_CHECKING:
-    from distill.text.chat import ChatForm
+    from distill.prompting.chat import ChatForm
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _size(source: Reference) -> tuple[int, int, int]:
 
 def _form(tokenizer: Any, template: str | None) -> ChatForm | None:
     """The chat template to use, if any, with a system turn if it will not do without."""
-    from distill.text.chat import MissingSystemTurnError, chat_form
+    from distill.prompting.chat import MissingSystemTurnError, chat_form
 
     if template == NO_TEMPLATE or (template is None and tokenizer.chat_template is None):
         return None

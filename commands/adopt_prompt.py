@@ -110,7 +110,7 @@ def choose_prompt(rows: Sequence[Row], tokenizer: Any, models: Models) -> Prompt
 
 def _measure(rows: Sequence[Row], tokenizer: Any, templates: tuple[str, str], models: Models) -> list[tuple[int, int]]:
     """Tokens of each row's prompt and answer, as the preparation of the data counts them."""
-    from distill.data.prompts import encode, render
+    from distill.prompting.prompts import encode, render
     from distill.text.settings import PromptSettings
 
     settings = PromptSettings(

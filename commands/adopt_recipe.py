@@ -84,6 +84,8 @@ class Adoption:
     corpus: str | None
     methods: tuple[Method, ...]
     """Those of params.yaml: each gets a section."""
+    notes: tuple[str, ...] = ()
+    """What was left out of the user's files, since copies of them do not tell."""
     words: Words = PAPER
     """Words of Rouge-L."""
 
@@ -143,6 +145,7 @@ def _data(adoption: Adoption) -> list[str]:
         first = f"{{path: {_quoted(adoption.valid)}, limit: {_MOST_VALID_ROWS}}}"
         valid = f"    valid: {first}    # no more, because each validation answers them all"
     lines = [
+        *(f"  # {' '.join(note.split())}" for note in adoption.notes),
         "  data:",
         f"    train: {{path: {_quoted(adoption.train)}}}",
         valid,

@@ -86,9 +86,10 @@ def _fields(text: str, data: Path) -> Fields:
     pairs = [part.partition("=") for part in text.split(",") if part]
     names = {name.strip(): value.strip() for name, _, value in pairs}
     if not names.keys() & {"instruction", "output", "conversation"}:
-        first = read_source(Source(path=data.name, limit=_LOOKED_AT), data.parent)
-        plain = Fields()
-        found = [] if {plain.instruction, plain.output} <= set(first.columns) else find_conversations(first)
+        first, plain = Source(path=data.name, limit=_LOOKED_AT), Fields()
+        columns = read_source(first, data.parent, plain.columns).columns
+        is_plain = {plain.instruction, plain.output} <= set(columns)
+        found = [] if is_plain else find_conversations(read_source(first, data.parent))
         if len(found) > 1:
             raise DataError(
                 f"{data} holds conversations in {' and '.join(found)}; choose one: `--fields conversation={found[0]}`"

@@ -39,7 +39,7 @@ def unfit_models(sources: Mapping[str, ModelReference], family: Reference | None
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from distill.models.loading import rehearse
     from distill.models.parts import require_vocabulary
-    from distill.text.chat import chat_form
+    from distill.prompting.chat import chat_form
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
 
     named = [*sources.values(), *([] if family is None else [family])]

@@ -85,10 +85,10 @@ class Outlook:
         alone += [Timed(f"small stage {number}", _SMALL_STAGE * self.imports, 0.0) for number in range(small)]
         return makespan([*stages, *alone], self.lanes)
 
-    def resized(self, profile: Profile, lengths: Lengths, tests: int) -> Outlook:
-        """The same for the one student there is with another profile, lengths and so many prompts a test set."""
+    def resized(self, profile: Profile, lengths: Lengths, tests: Mapping[str, int]) -> Outlook:
+        """The same for the one student there is with another profile, lengths and prompts of some sets."""
         (row,) = self.rows
-        measured = replace(self.measured, datasets=dict.fromkeys(self.measured.datasets, tests))
+        measured = replace(self.measured, datasets={**self.measured.datasets, **tests})
         device: Device = "cuda" if self.machine.gpus else "cpu"
         gpus = len(self.machine.gpus)
         planned = plan_row(self.table, profile, row.student, lengths, device, gpus, measured)
@@ -163,7 +163,11 @@ def measured_here(found: Outlook, tell: Callable[[str], None], seconds: float | 
             share = (end - time.monotonic()) / (len(rows) - number)
             batches = Batches(place.micro_batch, place.decode_batch)
             threads, dtype = profile.hardware.threads, profile.recipe.dtype
-            measured[key] = speeds.calibrate(shapes, row.lengths, batches, threads, dtype, share, tell)
+            try:
+                measured[key] = speeds.calibrate(shapes, row.lengths, batches, threads, dtype, share, tell)
+            except (ValueError, RuntimeError) as error:  # no small model of an unusual shape, or no memory for it
+                tell(f"{row.student} could not be measured, its times are rough guesses: {error}")
+                measured[key] = {}
         prices |= {(row.student, role): units for role, units in measured[key].items()}
     return replace(found, prices=prices, imports=imports)
 

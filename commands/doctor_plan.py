@@ -161,7 +161,7 @@ def plan_stages(
         if settings is None:
             continue
         method = own.methods[name]
-        needs = (f"{method.start}@{student}",)
+        needs: tuple[str, ...] = (f"{method.start}@{student}",)
         if method.own_samples or method.objective.NEEDS_TEACHER:
             needs += (teaches,)
         if method.teacher_samples:

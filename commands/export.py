@@ -20,6 +20,7 @@ from distill.project.settings import lookup, read_yaml
 from distill.project.table import PARAMS, profile_path, read_table
 from distill.scoring.names import TEACHER
 from distill.scoring.stored import read_metrics
+from distill.sharing.ancestry import ancestor_of, front_matter, licence_of
 from distill.sharing.card import CardOrigin, write_card
 from distill.sharing.hub import push, require_token
 
@@ -72,8 +73,9 @@ def export(student: str, method: str, folder: Path, dtype: str | None) -> None:
     settings = recipe["teacher"] if method == TEACHER else recipe["students"][student]
     # A finished checkpoint that was taken from elsewhere stands on itself.
     taken = (settings if method == TEACHER else settings[method]).get("from")
-    found = taken or (settings["model"] or {}).get("source")
-    base = None if found is None else ModelReference.model_validate(found).hub
+    model_settings = settings["model"] or {}
+    found = taken or model_settings.get("source")
+    cut = {name: model_settings[name] for name in ("keep_layers", "drop_layers") if model_settings.get(name)}
     meta = read_json(source / "meta.json")
     record = Path(f"{source}.run.json")
     results = Path("results") / f"{student}.json"
@@ -81,17 +83,27 @@ def export(student: str, method: str, folder: Path, dtype: str | None) -> None:
         student=family if method == TEACHER else student,
         method=method,
         note=str(recipe.get("note") or "").strip(),
-        base=base,
+        ancestor=None if found is None else ancestor_of(ModelReference.model_validate(found)),
         meta=meta,
         run=read_json(record) if record.is_file() else {},
         results=read_metrics(results) if results.is_file() else {},
         data=recipe["data"],
         sets={name: _described(name) for name in table.datasets},
         sampling=sampling.model_dump(),
+        taken=taken is not None,
+        cut="" if taken else ", ".join(f"`{name}: {value}`" for name, value in cut.items()),
+        data_licence=_data_licence(recipe["data"], Path(table.families[family])),
     )
     model = load_model(source, dtype or recipe["dtype"])
     limit = int(meta["prompt"]["max_response_tokens"])
     write_export(model, load_tokenizer(source), sampling, limit, write_card(origin), meta, folder)
+
+
+def _data_licence(data: dict[str, Any], rows: Path) -> str:
+    """The licence of the training rows: the profile's word, this project's for the toy, or a card beside the rows."""
+    if data.get("licence") or data.get("world"):
+        return str(data.get("licence") or "Apache-2.0 (this project)")
+    return licence_of(front_matter((rows if rows.is_dir() else rows.parent) / "README.md"))
 
 
 def _described(name: str) -> dict[str, Any]:

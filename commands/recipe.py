@@ -37,6 +37,7 @@ class TeacherRecipe(Settings):
     model: ModelSettings | None
     sft: SupervisedSettings | None = None
     taken: ModelReference | None = Field(default=None, alias="from")
+    copied: bool = Field(default=False, alias="copy")
 
     @model_validator(mode="after")
     def _trained_or_taken(self) -> TeacherRecipe:
@@ -44,6 +45,8 @@ class TeacherRecipe(Settings):
             raise ValueError("give exactly one of `sft` and `from`")
         if (self.model is None) == (self.taken is None):
             raise ValueError("a teacher that is fine-tuned needs a `model`, and one that is taken has `model: null`")
+        if self.copied and self.taken is None:
+            raise ValueError("`copy` is for a teacher that is taken (`from`); remove it")
         return self
 
     @property

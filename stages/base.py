@@ -22,15 +22,15 @@ from distill.text.examples import Example, read_documents
 
 def main() -> None:
     """Write runs/<who>/base."""
+    from distill.conversion.cut import cut, layer_count
     from distill.generation.probe import require_decodable, tell_slowness
     from distill.models.checkpoints import RunRecord, copy_tokenizer, save_checkpoint
-    from distill.models.layers import cut, layer_count
     from distill.models.loading import initialise_model, load_model
     from distill.models.origins import REFERENCE_FILE
     from distill.models.parts import require_vocabulary
     from distill.objectives import sft
+    from distill.prompting.control_tokens import encode_documents
     from distill.runs.evidence import Evidence
-    from distill.text.control_tokens import encode_documents
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
     from distill.training.settings import SupervisedSettings
     from distill.training.supervised import Lesson, train_supervised

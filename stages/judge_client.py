@@ -26,7 +26,7 @@ from distill.project.network import connection, proxy_of
 from distill.project.progress import Progress
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2 as httpx
     import openai
 
 _LARGEST_ANSWER = 2**24  # bytes
@@ -76,7 +76,7 @@ def get_answers(
 @asynccontextmanager
 async def connect(chat: ChatSettings, server: ServerSettings, key: str) -> AsyncIterator[Send]:
     """A function that sends one request and returns its reply, or raises the errors of distill/judging/chat.py."""
-    import httpx
+    import httpx2 as httpx
     import openai
 
     # Connecting has the shorter limit: what was never connected was never taken, and is not counted as spent.
@@ -97,7 +97,7 @@ async def connect(chat: ChatSettings, server: ServerSettings, key: str) -> Async
 
 async def _limit_size(response: httpx.Response) -> None:
     """Let a body end in an error where it grows beyond any reply."""
-    import httpx
+    import httpx2 as httpx
 
     # A server may compress all the same, by up to a thousand.
     limit = _LARGEST_ANSWER if "content-encoding" not in response.headers else _LARGEST_ANSWER >> 8
@@ -107,7 +107,7 @@ async def _limit_size(response: httpx.Response) -> None:
         async for piece in stream:
             size += len(piece)
             if size > limit:
-                raise LostReplyError(f"the response is larger than {limit >> 10:,} KiB")
+                raise LostReplyError(f"the response is larger than {limit / 2**20:g} MiB")
             yield piece
 
     class Limited(httpx.AsyncByteStream):
@@ -154,7 +154,7 @@ class _Speaker:
 
     async def _post(self, body: dict[str, Any]) -> tuple[int, Mapping[str, str], str]:
         """Send one body; the status, the headers and the text of the answer, under one limit of time and of size."""
-        import httpx
+        import httpx2 as httpx
         import openai
 
         try:
@@ -173,7 +173,7 @@ class _Speaker:
             if isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError):
                 why = f" ({self._redactor.message(str(cause))})" if "CERTIFICATE" in str(cause) else ""
                 raise NotTakenError(f"no connection to {self._chat.base_url}{self._proxy}{why}") from None
-            if isinstance(error, openai.APITimeoutError):
+            if isinstance(error, openai.APITimeoutError) or isinstance(cause, httpx.TimeoutException):
                 raise LostReplyError("timed out") from None
             raise LostReplyError(f"connection lost{self._proxy}") from None  # its words may be the server's
         except TimeoutError:

@@ -90,7 +90,7 @@ def read_task(job: OwnSamplesJob, tokenizer: PreTrainedTokenizerBase) -> Task:
     """The prompts, the data's responses where some are kept, and plain text where the loss has a term of it."""
     from distill.on_policy.loop import Task
     from distill.on_policy.plaintext import token_stream
-    from distill.text.control_tokens import encode_documents
+    from distill.prompting.control_tokens import encode_documents
     from distill.text.examples import read_documents, read_examples
 
     experiment, eos_id = job.experiment, int(tokenizer.eos_token_id)

@@ -9,7 +9,6 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distill.data.prompts import encode, render
 from distill.judging.answers import lost_fault, to_buy
 from distill.judging.budget import estimate
 from distill.judging.chat import CUT
@@ -17,6 +16,7 @@ from distill.judging.purchases import read_purchases
 from distill.judging.settings import ApiPseudoSettings
 from distill.judging.teacher import read_response, response_request
 from distill.project.errors import DistillError
+from distill.prompting.prompts import encode, render
 from distill.text.examples import Example
 from stages.experiment import Experiment
 from stages.judge_client import get_answers

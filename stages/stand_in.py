@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from distill.generation.probe import require_decodable, tell_slowness
-from distill.models.checkpoints import Adapted, RunRecord, save_checkpoint
+from distill.models.checkpoints import Adapted, RunRecord, save_checkpoint, save_reference
 from distill.models.loading import load_weights
 from distill.models.lora import read_adapter
 from distill.models.origins import origin
@@ -42,14 +42,14 @@ def stand_in(experiment: Experiment, method: Mapping[str, str]) -> bool:
     if not isinstance(content, dict) or "from" not in content:
         return False
     # The teacher's section holds its model too.
-    own = {"from": content["from"]} if teacher else content
+    own = {name: content[name] for name in ("from", "copy") if name in content} if teacher else content
     _take(experiment, parse(own, Taken, f"{experiment.profile}: {place}"), method)
     return True
 
 
 def _take(experiment: Experiment, taken: Taken, method: Mapping[str, str]) -> None:
-    """Copy a finished checkpoint here, in the recipe's precision, with its validation scores as the one point of its
-    curves; whatever does not fit the family is refused first.
+    """Point to a finished checkpoint, or copy it here in the recipe's precision, with its validation scores as the one
+    point of its curves; whatever does not fit the family is refused first.
     """
     record = RunRecord()
     tokenizer = experiment.tokenizer()
@@ -64,7 +64,11 @@ def _take(experiment: Experiment, taken: Taken, method: Mapping[str, str]) -> No
         read_adapter(model, found.adapter)
         adapted = Adapted(LoraSettings(), found.base)
     scores = experiment.validation(tokenizer)(model)
-    save_checkpoint(model, tokenizer, experiment.output, {**experiment.meta(taken), **method}, adapted)
+    meta = {**experiment.meta(taken), **method}
+    if taken.copied:
+        save_checkpoint(model, tokenizer, experiment.output, meta, adapted)
+    else:
+        save_reference(taken.source, tokenizer, experiment.output, meta)
     curves = Curves()
     curves.add(0, **{f"valid_{name}": value for name, value in scores.items()})
     curves.write(Path(f"{experiment.output}.curves"))

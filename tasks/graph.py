@@ -45,6 +45,10 @@ class Stage:
     key: str
     """A hash of its command, its settings, its other inputs' paths and the keys upstream: two clones of one
     commit whose stages have equal keys would build the same thing."""
+    gate: bool = False
+    """Whether it goes first, and its failure ends all that leads to its goals alone: `meta: {gate: true}`."""
+    goal: bool = False
+    """Whether stages are built for its sake: `meta: {goal: true}`."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def _stages(root: Path, targets: list[str]) -> tuple[dict[str, Stage], str | Non
         if "is not a git repository" in str(error):
             fix = "Run `git init`, or `dvc config --local core.no_scm true` to do without git."
         elif not isinstance(error, DvcException):
-            fix = f"({type(error).__name__}) `python -m commands.doctor --quick` may know why; or correct it until `dvc dag` works."
+            fix = f"That is a {type(error).__name__}; `python -m commands.doctor --quick` may know why."
         raise RebuildError(f"DVC cannot read the pipeline in {root}: {error}\n{fix}") from error
 
 
@@ -169,6 +173,8 @@ def _stage(name: str, node: Any, upstream: list[Stage], root: Path) -> Stage:
         retries=int(meta.get("retries", 0)),
         retry_delay_s=float(meta.get("retry_delay_s", _RETRY_DELAY_S)),
         key=hashlib.sha256(json.dumps(told, default=str, sort_keys=True).encode()).hexdigest(),
+        gate=bool(meta.get("gate", False)),
+        goal=bool(meta.get("goal", False)),
     )
 
 

@@ -80,16 +80,19 @@ def run_nodes(
     settle: Callable[[Node, Outcome], None],
     stopped: Callable[[], bool],
     claim: Callable[[Node], bool] = lambda _: True,
+    drop: Callable[[Node, Node], None] = lambda *_: None,
 ) -> dict[str, Ending]:
     """Bring every node up to date, as many at once as `slots` allow; return the endings by key, in their order.
 
     `nodes` come in dependency order. `start` begins a node and returns at once; `settle` takes a node
     that needs no process: it is up to date, a stage above it failed, or the run was stopped. `claim` may
-    refuse a node for now, when another machine builds it.
+    refuse a node for now, when another machine builds it. `drop` asks a running node to end, for a gate that failed:
+    no goal that it leads to can be reached any more.
     Once `stopped()`, nothing new starts.
     """
     waiting = {node.key: node for node in nodes}
     rank = _ranks(waiting)
+    every = dict(waiting)
     endings: dict[str, Ending] = {}
     running: dict[str, tuple[Lease, float]] = {}
     finished: queue.SimpleQueue[tuple[str, Outcome, str]] = queue.SimpleQueue()
@@ -121,7 +124,26 @@ def run_nodes(
                 lease, began = running.pop(key)
                 slots.release(lease)
                 endings[key] = Ending(outcome, message, time.monotonic() - began, len(lease.devices))
+                if outcome is Outcome.FAILED and every[key].stage.gate:
+                    for lost in _without_a_goal(every, key):
+                        if lost in running:
+                            drop(every[lost], every[key])
+                        elif waiting.pop(lost, None) is not None:
+                            endings[lost] = Ending(Outcome.NOT_READY)
+                            settle(every[lost], Outcome.NOT_READY)
     return endings
+
+
+def _without_a_goal(nodes: Mapping[str, Node], failed: str) -> list[str]:
+    """The nodes that do not need `failed` but all of whose goals do, in dependency order."""
+    lost, goals = {failed}, {key: {key} if node.stage.goal else set() for key, node in nodes.items()}
+    for key, node in nodes.items():
+        if lost.intersection(node.after):
+            lost.add(key)
+    for node in reversed(list(nodes.values())):
+        for key in node.after:
+            goals[key] |= goals[node.key]
+    return [key for key in nodes if key not in lost and goals[key] and goals[key] <= lost]
 
 
 def _settled(node: Node, endings: Mapping[str, Ending], stopped: bool) -> Outcome | None:
@@ -146,10 +168,11 @@ def _drain(finished: queue.SimpleQueue[tuple[str, Outcome, str]], seconds: float
         return
 
 
-def _ranks(nodes: Mapping[str, Node]) -> dict[str, tuple[int, int]]:
-    """Sort keys: first the longest chain of stages below, then the order of the graph."""
-    below = dict.fromkeys(nodes, 0)
+def _ranks(nodes: Mapping[str, Node]) -> dict[str, tuple[bool, int, int]]:
+    """Sort keys: gates and what they need, then the longest chain of stages below, then the order of the graph."""
+    below, opens = dict.fromkeys(nodes, 0), {key: node.stage.gate for key, node in nodes.items()}
     for node in reversed(list(nodes.values())):
         for key in node.after:
             below[key] = max(below[key], below[node.key] + 1)
-    return {key: (-below[key], place) for place, key in enumerate(nodes)}
+            opens[key] |= opens[node.key]
+    return {key: (not opens[key], -below[key], place) for place, key in enumerate(nodes)}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+from prefect import get_client
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from tasks.errors import RebuildError
@@ -45,7 +46,21 @@ def server(say: Callable[[str], None]) -> Iterator[str | None]:
         "No Prefect server is running here: starting a temporary one, 10 to 60 s.\n"
         "(`make serve` keeps one running, with its UI.)"
     )
+    _start_temporary()
     yield None
+
+
+def _start_temporary() -> None:
+    """Start the temporary server now, where its failure is a sentence. Raises: RebuildError when it does not answer."""
+    try:
+        get_client(sync_client=True)  # starts the one server that all clients of this process share
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RebuildError(
+            f"The temporary Prefect server did not start ({reason})\n"
+            "Run this again when the machine is less busy, raise PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, or "
+            "build without a server: make repro."
+        ) from None
 
 
 def answers(url: str, seconds: float = 10.0) -> bool:

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -72,15 +73,15 @@ class Board:
             self.console.print(f"[{self.done}/{self.total}] {name}: {outcome.lower()} in {seconds:.0f} s", markup=False)
 
 
-def run(node: Node, lease: Lease, board: Board, stop: threading.Event, clone_lock: int) -> Outcome:
-    """Bring one stage up to date and show it."""
+def run(node: Node, lease: Lease, board: Board, stopped: Callable[[], bool], clone_lock: int) -> Outcome:
+    """Bring one stage up to date and show it; end it once `stopped()`."""
     began, said = time.time(), []
     bar = board.begin(node.key)
     devices = {"CUDA_VISIBLE_DEVICES": ",".join(lease.devices), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     command = Command([*DVC, "repro", "-s", node.key], Path.cwd(), devices, (clone_lock, *lease.descriptors))
     ran = restored = False
     for line in command.lines(every=0.5):
-        if stop.is_set():
+        if stopped():
             command.stop()
         board.advance(bar, node.key, began)
         if line is not None:
@@ -88,7 +89,7 @@ def run(node: Node, lease: Lease, board: Board, stop: threading.Event, clone_loc
             restored |= "is cached - skipping run" in line
             said += [] if _CHATTER.search(line) else [line]
     if command.wait():
-        outcome = Outcome.CANCELLED if stop.is_set() else Outcome.FAILED
+        outcome = Outcome.CANCELLED if stopped() else Outcome.FAILED
     else:
         outcome = Outcome.BUILT if ran else Outcome.RESTORED if restored else Outcome.UP_TO_DATE
     board.end(bar, node.key, outcome, time.time() - began, said)
@@ -122,16 +123,28 @@ def main() -> int:
             say(f"error: {error}")
             return 2
         board, descriptor = Board(len(graph.changed)), clone.descriptor
+        dropped: set[str] = set()
+
+        def drop(node: Node, failed: Node) -> None:
+            dropped.add(node.key)
+            board.console.print(
+                f"{node.key} is stopped, and goes on when it is wanted: nothing that it leads to can be built without "
+                f"{failed.key}",
+                markup=False,
+            )
 
         def start(node: Node, lease: Lease, finish: Finish) -> None:
             def work() -> None:
-                finish(run(node, lease, board, stop, descriptor), "")
+                def stopped() -> bool:
+                    return stop.is_set() or node.key in dropped
+
+                finish(run(node, lease, board, stopped, descriptor), "")
 
             threading.Thread(target=work).start()
 
         with board.bars:
             slots = Slots(visible_devices(), max(1, arguments.slots))
-            endings = run_nodes(nodes_of(graph, str(root)), slots, start, lambda *_: None, stop.is_set)
+            endings = run_nodes(nodes_of(graph, str(root)), slots, start, lambda *_: None, stop.is_set, drop=drop)
     return summarise({name: ending.outcome for name, ending in endings.items()}, stop.is_set())
 
 

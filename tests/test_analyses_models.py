@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.data.prompts import encode_prompts, render
 from distill.evaluation.divergence import sample, trace
 from distill.evaluation.likelihood import (
     encode_rows,
@@ -23,6 +22,7 @@ from distill.evaluation.likelihood import (
 )
 from distill.evaluation.traces import Source
 from distill.project.errors import DataError, SettingsError
+from distill.prompting.prompts import encode_prompts, render
 from distill.text.settings import PromptSettings
 from distill.text.tokenizers import learn_bpe
 from stages import calibration as calibration_stage

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from distill.data.prompts import encode, encode_prompts, fit_prompts, render
+from distill.data.coverage import require_readable, unreadable_rows
+from distill.data.rows import Row
 from distill.project.errors import ModelError, SettingsError
 from distill.project.settings import parse
+from distill.prompting.prompts import encode, encode_prompts, fit_prompts, render
 from distill.text.settings import PromptSettings, TokenizerSettings
-from distill.text.tokenizers import build_tokenizer, load_tokenizer
+from distill.text.tokenizers import END_OF_TEXT, build_tokenizer, learn_bpe, load_tokenizer, require_same_tokenizer
 
 SPECIAL = ["<eos>", "<bos>", "<turn>", "<end>"]
 CHAT = (
@@ -173,3 +176,80 @@ def test_a_tokenizer_without_a_pad_token_gets_one(tmp_path: Path) -> None:
     assert bare.pad_token is None
     bare.save_pretrained(tmp_path)
     assert load_tokenizer(tmp_path).pad_token == "<eos>"
+
+
+def altered(normalizer: normalizers.Normalizer | None = None, splits: str | None = None) -> PreTrainedTokenizerFast:
+    """A learned tokenizer, with another normaliser or another pre-tokenizer."""
+    content = json.loads(learn_bpe(["the cat and the hat that he had at heart " * 9], 270).backend_tokenizer.to_str())
+    made = Tokenizer.from_str(json.dumps(content))
+    if normalizer is not None:
+        made.normalizer = normalizer
+    if splits is not None:
+        made.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Split(splits, "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token=END_OF_TEXT)
+
+
+OTHER_READING = {
+    "case": altered(normalizers.Lowercase()),
+    "accents": altered(normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])),
+    "compatible forms": altered(normalizers.NFKC()),
+    "spaces": altered(normalizers.Strip()),
+    "a split": altered(splits="a"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_READING)
+def test_one_vocabulary_read_in_two_ways_is_refused(name: str) -> None:
+    ours, theirs = altered(), OTHER_READING[name]
+    assert ours.get_vocab() == theirs.get_vocab()
+    require_same_tokenizer(ours, altered())
+    with pytest.raises(ModelError, match=r"have the same tokens but read text differently \(ids .* is the same"):
+        require_same_tokenizer(ours, theirs)
+
+
+def test_other_merges_of_one_vocabulary_are_refused() -> None:
+    words = {word: place for place, word in enumerate(["<eos>", "a", "b", "c", "ab", "bc"])}
+    first, second = (
+        PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(words, merges)), eos_token="<eos>")
+        for merges in ([("a", "b"), ("b", "c")], [("b", "c"), ("a", "b")])
+    )
+    with pytest.raises(ModelError, match=r"have the same tokens but read text differently \(ids \[4, 3"):
+        require_same_tokenizer(first, second)
+
+
+def test_tokenizers_are_compared_on_the_user_s_rows_too() -> None:
+    theirs = altered(normalizers.Replace("quincewood", "wood"))
+    require_same_tokenizer(altered(), theirs, ["other words"])
+    with pytest.raises(ModelError, match="'a quincewood table'"):
+        require_same_tokenizer(altered(), theirs, ["a quincewood table"])
+
+
+def unreadable(reader: PreTrainedTokenizerFast, *answers: str) -> dict[str, list[int]]:
+    rows = [Row(number, "Say it.", "", (answer,), "") for number, answer in enumerate(answers, start=1)]
+    return unreadable_rows(reader, rows, encode(reader, PLAIN, ["Say it.\n"] * len(rows), answers))
+
+
+def test_rows_that_a_tokenizer_cannot_hold_are_counted() -> None:
+    folding = tokenizer(None)
+    folding.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
+    assert unreadable(folding, "one", "ñé", " a  b\n") == {"unknown_tokens": [], "text_not_returned": [2]}
+    assert unreadable(tokenizer(None), "one", "ñé", "a long answer that is cut ñ", "<eos>") == {
+        "unknown_tokens": [],
+        "text_not_returned": [],
+    }
+    words = Tokenizer(
+        models.WordLevel({"<unk>": 0, "<eos>": 1, "Say": 2, "it": 3, ".": 4, "one": 5}, unk_token="<unk>")
+    )
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    knows_few = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", unk_token="<unk>")
+    assert unreadable(knows_few, "one", "one two") == {"unknown_tokens": [2], "text_not_returned": [2]}
+
+
+def test_a_tokenizer_that_loses_a_tenth_of_the_rows_is_refused() -> None:
+    require_readable("mine", 20, {"unknown_tokens": [3], "text_not_returned": [3, 9]})
+    with pytest.raises(
+        ModelError, match=r"cannot hold 3 of the 20 rows of mine \(the first is row 3\): 1 have text .* 2"
+    ):
+        require_readable("mine", 20, {"unknown_tokens": [3], "text_not_returned": [9, 11]})

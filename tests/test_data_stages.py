@@ -31,8 +31,12 @@ recipe:
 """
 
 
-# Of a validation that is asked for its selector alone: tokenizer, sampling, length, batch and seed.
-_UNUSED: tuple[Any, ...] = (None, SamplingSettings(), 1, 1, 0)
+def selector(path: Path) -> str:
+    """What chooses checkpoints on these validation rows where Rouge-L is asked for; nothing is sampled."""
+    tokenizer: Any = None
+    return Validation(read_examples(path), tokenizer, SamplingSettings(), 1, 1, 0, words=read_words(path)).selector(
+        "rouge_l"
+    )
 
 
 @pytest.fixture
@@ -93,7 +97,7 @@ def test_references_that_rouge_cannot_read_are_said_and_refused(project: Path) -
     assert ran.returncode == 0 and "unread by Rouge-L" in ran.stdout
     assert "chosen by validation loss; `recipe.data.rouge: unicode` in profiles/mine.yaml reads them" in ran.stderr
     valid = project / "data/mine/valid.parquet"
-    assert Validation(read_examples(valid), *_UNUSED, words=read_words(valid)).selector("rouge_l") == "loss"
+    assert selector(valid) == "loss"
 
     (project / "evalsets/own.yaml").write_text("description: Mine.\nlicence: mine\nrouge: unicode\n")
     (project / "profiles/mine.yaml").write_text(
@@ -104,7 +108,7 @@ def test_references_that_rouge_cannot_read_are_said_and_refused(project: Path) -
         assert (ran.returncode, ran.stderr) == (0, "")
     asked = {json.loads(line)["rouge"] for line in (project / "evaluation/own.jsonl").read_text().splitlines()}
     assert (asked, read_words(valid)) == ({"unicode"}, "unicode")
-    assert Validation(read_examples(valid), *_UNUSED, words=read_words(valid)).selector("rouge_l") == "rouge_l"
+    assert selector(valid) == "rouge_l"
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,14 @@ from commands.doctor_plan import placement
 from distill.data.audit import count_tokens
 from distill.objectives.minillm.settings import MiniLLMSettings
 from distill.preflight import speeds
+from distill.preflight.lengths import Lengths, read_lengths
 from distill.preflight.machine import Gpu, Machine, version_findings
 from distill.preflight.models import origin_findings, reference_origin
 from distill.preflight.project import lock_findings, remote_finding, server_finding
 from distill.preflight.report import duration
 from distill.preflight.shapes import shape_of
 from distill.preflight.tokenizers import tokenizer_finding
-from distill.preflight.workload import Lengths, on_policy_work, read_lengths, supervised_work
+from distill.preflight.workload import on_policy_work, supervised_work
 from distill.project.references import Reference
 from distill.runs.hardware import HardwareSettings
 from distill.text.settings import PromptSettings
@@ -123,12 +124,13 @@ def test_lengths_follow_both_limits(tmp_path: Path) -> None:
     given = {"with_input": "{instruction} {input}", "without_input": "{instruction}", "max_prompt_tokens": 8}
     one = PromptSettings.model_validate({**given, "max_response_tokens": 5})
     two = one.model_copy(update={"max_sequence_tokens": 20})
-    assert read_lengths(tmp_path, one, 7) == Lengths(7, None, 8.0, 5.0, 8, 5, 13, 5.0, known=False)
-    assert read_lengths(tmp_path, two, 7) == Lengths(7, None, 8.0, 12.0, 8, 19, 20, 5.0, known=False)
+    assert read_lengths(tmp_path, one, 7) == Lengths(7, None, 8.0, 5.0, 8, 5, 13, 5.0, known=False, limit=5)
+    assert read_lengths(tmp_path, two, 7) == Lengths(7, None, 8.0, 12.0, 8, 19, 20, 5.0, known=False, limit=5)
     counts = [{"mean": 4.5, "p95": 6, "max": 7}, {"mean": 9.5, "p95": 16, "max": 17}]
     split = {"kept": 7, "prompt_tokens": counts[0], "response_tokens": counts[1]}
     (tmp_path / "report.json").write_text(json.dumps({"splits": {"train": split, "valid": split}}))
-    assert read_lengths(tmp_path, two, None) == Lengths(7, 7, 4.5, 9.5, 7, 17, 20, 5.0, known=True, valid_p95=16)
+    more = {"valid_p95": 16, "prompt_p95": 6, "response_p95": 16, "limit": 5}
+    assert read_lengths(tmp_path, two, None) == Lengths(7, 7, 4.5, 9.5, 7, 17, 20, 5.0, known=True, **more)
     roomy = two.model_copy(update={"max_sequence_tokens": 99})
     assert read_lengths(tmp_path, roomy, None).longest_sequence == 24, "the data have no longer row"
 
@@ -161,7 +163,7 @@ def test_what_is_built_already_is_only_warned_about(examine: Callable[..., tuple
         folder = Path("runs") / place
         folder.mkdir(parents=True)
         (folder / "meta.json").write_text("{}")
-    code, said = examine("--quick", machine=replace(ROOMY, memory=2**29, available=2**29))
+    code, said = examine("--quick", "--slots", "1", machine=replace(ROOMY, memory=2**29, available=2**29))
     assert code == 0 and said.startswith("warn  small, memory: ")
 
 
@@ -181,12 +183,12 @@ def test_the_whole_form_shows_steps_tokens_memory_and_time(
     monkeypatch.setattr(speeds, "SECONDS", 4.2)
     code, said = examine("small")
     assert code == 0
-    assert "small: estimates" in said and "GFLOP/s training" in said
-    (line,) = (line for line in said.splitlines() if "sft@small" in line)
+    assert "small: estimates" in said and "\nIn all: `make repro` takes about " in said
+    (line,) = (line for line in said.splitlines() if "│ sft@small" in line)
     cells = [cell.strip() for cell in line.strip("│ ").split("│")]
     assert cells[:2] == ["sft@small", "4"]  # 64 rows, batches of 32, 2 epochs
     assert cells[4].endswith("MiB") and cells[5].endswith(" s")
-    (line,) = (line for line in said.splitlines() if "minillm@small" in line)
+    (line,) = (line for line in said.splitlines() if "│ minillm@small" in line)
     assert line.split("│")[2].strip() == "6"
     assert "ok  small, tokenizer: one, learned from the training rows" in said
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,7 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from distill.generation.cache import CachedModel
 from distill.generation.decode import sample_responses
 from distill.generation.probe import require_decodable, way_of_config
+from distill.models.lora import add_adapter
 from distill.models.parts import backbone
+from distill.models.settings import LoraSettings
 from distill.models.small import small_model
 from distill.preflight.decoding import undecodable, undecodable_init
 from distill.project.errors import ModelError
@@ -76,7 +78,7 @@ def largest_gap(model: PreTrainedModel) -> float:
             logits = model(input_ids=torch.tensor([prompt + response.ids])).logits[0, len(prompt) - 1 : -1]
         expected = logits.log_softmax(-1).gather(-1, torch.tensor(response.ids)[:, None]).squeeze(-1)
         gaps.append((response.logprobs - expected).abs().max().item())
-    return max(gaps)
+    return float(max(gaps))
 
 
 @pytest.mark.parametrize("architecture", EXACT)
@@ -145,3 +147,12 @@ def test_a_config_is_enough_to_refuse(tmp_path: Path, capsys: pytest.CaptureFixt
     assert undecodable_init({"model_type": "rwkv", "hidden_size": 64}) is None
     assert "note: rwkv: its cache is not exact" in capsys.readouterr().err
     assert undecodable_init({"model_type": "nonesuch"}) is None, "the stage says that"
+
+
+@pytest.mark.parametrize("targets", [None, "all-linear"])
+def test_an_adapter_is_on_the_text_model_alone(targets: Literal["all-linear"] | None) -> None:
+    model = tiny("gemma3", EXACT["gemma3"][1])
+    add_adapter(model, LoraSettings(targets=targets), 0)
+    adapted = {name.partition(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name}
+    assert len(adapted) == 4 * (2 if targets is None else 7)
+    assert all(name.startswith("model.language_model.layers.") for name in adapted)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from distill.evaluation.likelihood import response_logprobs
 from distill.generation.validation import reference_loss
 from distill.models import parts
-from distill.models.parts import head
+from distill.models.parts import head, rows_of
 from distill.objectives import kd, sft
 from distill.parallel.processes import ALONE
 from distill.project.errors import DivergedError, TrainingError
@@ -287,7 +287,7 @@ def test_the_trainer_takes_rows_in_that_order_each_epoch(monkeypatch: pytest.Mon
 def test_losses_without_a_gradient_form_a_few_logits_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model, rows = tiny_model(spread=0.2), examples()
     whole = reference_loss(model, rows, 8), response_logprobs(model, rows, 8)
-    vocabulary = head(model).weight.shape[0]
+    vocabulary = rows_of(head(model))
     monkeypatch.setattr(parts, "_LOGITS_AT_ONCE", 5 * vocabulary)
     seen: list[int] = []
     head(model).register_forward_hook(lambda _, __, logits: seen.append(logits.numel()))

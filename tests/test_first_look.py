@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from distill.conversion.cut import cut
 from distill.evaluation.guessing import FirstLook, guessing_loss
-from distill.models.layers import cut
 from distill.models.loading import initialise_model, load_model
 from distill.models.settings import ModelSettings, spans
 from distill.preflight.models import layer_fault, origin_of

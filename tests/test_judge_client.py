@@ -261,7 +261,7 @@ def test_useless_replies_in_a_row_end_the_run_and_are_kept() -> None:
         with pytest.raises(DistillError, match=r"10 replies in a row are of no use.*no scores in it: 'Both are nice.'"):
             ask(protocol(server), range(40))
         assert len(server.requests) == 10
-        server.script = rate
+        server.script = lambda body, number: Say('{"first": 5, "second": 5, "reason": "Even."}')
         assert len(ask(protocol(server), range(40))) == 40
         # Three of the forty had used up their attempts.
         assert len(server.requests) == 10 + 37

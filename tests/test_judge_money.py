@@ -127,6 +127,15 @@ def test_tokens_are_estimated_where_the_server_does_not_tell() -> None:
     assert 1 <= purchase.tokens_out < 20
 
 
+def test_a_kept_reply_gives_no_money_back() -> None:
+    Path(".judge").mkdir()
+    old = {"key": "k", "purpose": "judge", "cost": -99.0, "tokens_in": -9, "tokens_out": 1, "reply": None, "lost": ""}
+    Path(".judge/replies.jsonl").write_text(json.dumps(old) + "\n")
+    with serving() as server:
+        found = ask(protocol(server), [5] * 9, PRICED.model_copy(update={"max_cost": 0.01}))
+    assert [answer.unanswered for answer in found if answer.reply is None] != []
+
+
 def test_a_dry_run_asks_nothing_and_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as server:
         ask(protocol(server), [3])

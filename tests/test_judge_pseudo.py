@@ -122,6 +122,67 @@ def test_half_a_teacher_is_none(project: Path, monkeypatch: pytest.MonkeyPatch) 
             run(monkeypatch, project, pseudo, "mine")
 
 
+def think(body: dict[str, Any], number: int) -> Action:
+    if "yes" in prompt_of(body):
+        return Say("<think>The user wants", finish="length")
+    if "thanks" in prompt_of(body):
+        return Say([{"type": "text", "text": "Welcome."}], more={"reasoning_content": "Be kind."})
+    return Say("<think>\nBe kind.\n</think>\n\nHello.")
+
+
+@pytest.mark.parametrize(
+    ("thinking", "hello"), [("strip", "Hello."), ("keep", "<think>\nBe kind.\n</think>\n\nHello.")]
+)
+def test_students_learn_the_thinking_only_where_it_is_asked_for(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], thinking: str, hello: str
+) -> None:
+    from distill.text.examples import read_examples
+    from stages import pseudo
+
+    with serving(think) as server:
+        write_profile(project, settings(server, thinking=thinking))
+        run(monkeypatch, project, pseudo, "mine")
+        assert len(server.requests) == 4  # the one that was cut is not bought again
+    thanks = hello.replace("Hello", "Welcome")
+    rows = read_examples(project / "runs/mine/pseudo.parquet")
+    assert [row.reference for row in rows] == [hello, thanks, hello]
+    assert read(project / "runs/mine/pseudo.run.json")["unanswered"] == {"reply": 1}
+    assert "1 of 4 prompts without a response, reply: cut at max_tokens, its thinking" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (Say(None, finish="length", more={"reasoning": "Hm. " * 9}), "no reply .* learned from.*cut at max_tokens"),
+        (Say(None, refusal="No."), "no reply .* learned from.*refusal: No."),
+        (Status(400, error={"message": "no such field"}), "no reply came to 4 request.*no such field"),
+    ],
+)
+def test_a_server_of_no_use_is_described_by_what_it_said(
+    project: Path, monkeypatch: pytest.MonkeyPatch, said: Action, reason: str
+) -> None:
+    from stages import pseudo
+
+    with serving(lambda body, number: said) as server:
+        write_profile(project, settings(server))
+        with pytest.raises(DistillError, match=reason):
+            run(monkeypatch, project, pseudo, "mine")
+        assert len(server.requests) == 4
+
+
+def test_a_teacher_with_rejected_prompts_is_half_a_teacher(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stages import pseudo
+
+    def arrears(body: dict[str, Any], number: int) -> Action:
+        return Status(400, error={"message": "in arrears"}) if "yes" in prompt_of(body) else Say("Well.")
+
+    with serving(arrears) as server:
+        write_profile(project, settings(server))
+        with pytest.raises(DistillError, match=r"1 of 4 got no reply from the server.*in arrears"):
+            run(monkeypatch, project, pseudo, "mine")
+    assert not (project / "runs/mine/pseudo.parquet").exists()
+
+
 def test_where_responses_come_from_is_a_setting() -> None:
     local = parse({"pseudo": {"samples_per_prompt": 2}}, PseudoSection, "recipe").pseudo
     assert pseudo_faults(local, {}) == []

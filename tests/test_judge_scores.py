@@ -159,6 +159,13 @@ def test_no_score_is_made_up(rows: list[dict[str, Any]]) -> None:
     assert summary.shown({"judge": found}) == summary.shown({}) == "not judged"
 
 
+def test_few_pairs_without_a_reply_leave_a_score_and_many_none() -> None:
+    for lost, scored in ((2, True), (3, False)):
+        rows = [row(i, 10, 4, 8) for i in range(40 - lost)]
+        rows += [row(40 + i, 10, None, None, f"rejected: status 400: too long by {i}") for i in range(lost)]
+        assert ("mean" in summary.summarise(rows, seed=0)) is scored
+
+
 def test_the_interval_covers_what_it_should() -> None:
     """95 % of intervals hold the ratio of the means that the scores were drawn with, within what 40 trials tell."""
     generator, held = random.Random(0), 0

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from distill.project.errors import DataError
+from distill.project.errors import DataError, DistillError
 from distill.scoring import results
 from stages import judge as judge_stage
 from stages import results as results_stage
 from stages import rouge as rouge_stage
-from tests.chat_server import Action, ChatServer, Say, Status, answers_in, prompt_of, rate, serving
+from tests.chat_server import Action, ChatServer, Say, Script, Status, after, answers_in, prompt_of, rate, serving
 from tests.judged_project import make_judged_project, results_home, settings, write_params
 from tests.scored_project import put, read, run
 
@@ -112,6 +112,22 @@ def test_a_cell_leaves_nothing_when_the_server_is_of_no_use(project: Path, monke
         with pytest.raises(Exception, match="correct OPENAI_API_KEY"):
             run(monkeypatch, project, judge_stage, "tiny", "sft", "own")
     assert not (project / "verdicts").exists()
+
+
+@pytest.mark.parametrize("fault", [Status(400, error={"message": "account in arrears"}), Status(500)])
+def test_a_cell_that_the_server_did_not_reply_to_has_no_score_and_is_not_done(
+    project: Path, monkeypatch: pytest.MonkeyPatch, fault: Status
+) -> None:
+    script: Script = after(*[Say("8 8")] * 9, then=lambda body, number: fault)
+    with serving(script) as server:
+        write_params(project, settings(server) | {"server": {"retries": 0, "concurrency": 1}})
+        with pytest.raises(DistillError, match=r"^verdicts@tiny-sft-own: \d of 6 got no reply .*(arrears|status 500)"):
+            run(monkeypatch, project, judge_stage, "tiny", "sft", "own")
+        summary = read(project / "scores/tiny/sft/own.judge.json")
+        assert "mean" not in summary and summary["judged"] >= 3
+        server.script = rate
+        run(monkeypatch, project, judge_stage, "tiny", "sft", "own")
+    assert read(project / "scores/tiny/sft/own.judge.json")["judged"] == 6
 
 
 def test_seeds_that_were_never_sampled_are_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

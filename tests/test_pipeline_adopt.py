@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from commands import adopt, check
+from commands import adopt, adopt_estimate, check
 from distill.project.settings import read_yaml
 from distill.text.tokenizers import learn_bpe
 from stages import base, evalset, prepare
@@ -38,6 +39,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer(CHAT).save_pretrained(root / name)
     (root / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return root
+
+
+@pytest.fixture(autouse=True)
+def rough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rough prices instead of measured ones, which take seconds."""
+    monkeypatch.setattr(adopt_estimate, "measured_here", lambda found, *_: found)
 
 
 @pytest.fixture
@@ -162,7 +169,8 @@ def test_conversations_are_found_and_no_prompt_is_on_both_sides(
     (root / "my.jsonl").write_text("".join(json.dumps({"id": "x", "chat": chat}) + "\n" for chat in 3 * chats))
     run(adopt.main, *SENTENCE, "--valid", "my.jsonl")
     said = capsys.readouterr().out
-    assert "of my.jsonl: 3 no answer left out, 30 system turns unused, 120 later turns unused" in said
+    counts = "of my.jsonl: 3 no answer left out, 30 system turns unused, 120 later turns unused"
+    assert counts in said and f"# {counts}" in (root / "profiles/mine.yaml").read_text()
     assert "ask what another asks; all rows of a prompt stay together" in said
     assert "validation rows ask what a training row asks" in said
     parts = {
@@ -186,9 +194,10 @@ FAULTS: list[tuple[tuple[str, ...], str]] = [
     (("--test", "long.csv"), "long.csv has no field for `instruction: instruction`, `output: output`"),
     (("--teacher", "Qwen/Qwen2.5-7B"), "a hub id needs its commit: write Qwen/Qwen2.5-7B@<the 40 digits that `git"),
     (("--teacher", "Qwen/Qwen2.5-7B@main"), "`revision: main` may move; pin the 40 digits"),
-    (("--teacher", "nowhere"), "the tokenizer folder nowhere does not exist"),
+    (("--teacher", "nowhere"), "--teacher nowhere: no such folder; correct the path"),
+    (("--teacher", "n" * 300), "no such folder; correct the path, or give a hub id"),
     (("--teacher", "other"), "train this one by SeqKD in a family of its own"),
-    (("--teacher", "no_model"), "no_model is no causal language model that can be read"),
+    (("--teacher", "no_model"), "no_model holds no model (no config.json)"),
     (("--data", "none.jsonl"), "none.jsonl does not exist; correct the path or put the file there"),
     (("--data", "few.jsonl"), "few.jsonl has 3 usable rows, too few to train, validate and test on; give more"),
     (("--fields", "output=answer"), "has no field for `output: answer`"),
@@ -196,7 +205,7 @@ FAULTS: list[tuple[tuple[str, ...], str]] = [
     (("--corpus", "none.txt"), "none.txt does not exist; correct the path"),
     (
         ("--student", "pickled"),
-        "it would not pass the check:\n  profiles/mine.yaml: recipe.students.mine-student.model",
+        "pickled holds its weights as pickles (pytorch_model.bin)",
     ),
 ]
 
@@ -239,3 +248,44 @@ def test_nothing_is_overwritten(root: Path, run: Stage, capsys: pytest.CaptureFi
     capsys.readouterr()
     assert "profiles/mine.yaml, evalsets/mine_test.yaml" in refusal(run, capsys, *SENTENCE)
     assert content(root) == before
+
+
+# --- a student cut from its teacher -----------------------------------------------------------------------
+
+
+def test_a_cut_student_is_chosen_by_a_look(root: Path, run: Stage, capsys: pytest.CaptureFixture[str]) -> None:
+    deep = tiny_model("llama", vocabulary=292, width=24, layers=5, dtype=torch.float32, max_position_embeddings=256)
+    with torch.no_grad():
+        for name, parameter in deep.named_parameters():
+            if ".layers.2." in name or ".layers.3." in name:
+                parameter.zero_()  # adds nothing to what goes through
+    deep.save_pretrained(root / "teacher")
+    run(adopt.main, "--name", "mine", "--teacher", "teacher", "--student-layers", "3", "--data", "my.jsonl", "--only")
+    told = capsys.readouterr()
+    losses = dict(re.findall(r"without the layers ([\d, -]+): ([\d.]+) nats", told.err))
+    assert list(losses) == ["1-2", "2-3", "1, 3"]
+    whole = re.search(r"teacher: .*? ([\d.]+) nats a token on 32 rows", told.out)
+    best = min(losses, key=lambda dropped: float(losses[dropped]))
+    profile = read_yaml(root / "profiles/mine.yaml")["recipe"]["students"]["mine-student"]
+    assert profile["model"] == {"source": {"path": "teacher"}, "drop_layers": [int(best[0]), int(best[-1])]} or (
+        profile["model"]["drop_layers"] == [best]
+    )
+    # The layers that add nothing cost nothing; the look at the teacher takes other rows.
+    assert whole is not None and float(losses["2-3"]) == pytest.approx(float(whole[1]), abs=0.2)
+    assert f"the lowest loss on some rows untrained: {losses[best]} nats" in (root / "profiles/mine.yaml").read_text()
+    run(check.main)
+    run(prepare.main, "mine")
+    run(base.main, "mine-student")
+    assert json.loads((root / "runs/mine-student/base/config.json").read_text())["num_hidden_layers"] == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--student-layers", "2"), "the model has 2 layers; give a number from 1 to 1"),
+        (("--student-layers", "0"), "the model has 2 layers"),
+        ((), "name a model as --student, or give --student-layers"),
+    ],
+)
+def test_a_cut_that_is_none(run: Stage, capsys: pytest.CaptureFixture[str], given: tuple[str, ...], said: str) -> None:
+    assert said in refusal(run, capsys, "--name", "mine", "--teacher", "teacher", "--data", "my.jsonl", *given)

@@ -238,6 +238,7 @@ def test_all_faults_are_told_at_once(project: Path, refused: Refused) -> None:
             PROFILE.replace("    batch_size", "\tbatch_size").replace("  data:", "\tdata:"),
             "mini.yaml:4 is not valid YAML: found a tab",
         ),
+        (PARAMS, "judge: {model: qwen2.5:7b}\n", "found unexpected ':' in `qwen2.5:7b`; put the value in quotes"),
         (MINI, PROFILE + "hardware: {threads: 2}\n", ':34 is not valid YAML: found duplicate key "hardware"'),
         (MINI, "", "profiles/mini.yaml must hold `key: value` lines"),
     ],

@@ -81,6 +81,12 @@ def curve(project: Path, name: str) -> str:
     return (project / f"runs/{name}.curves/valid_rouge_l.tsv").read_text()
 
 
+def pointed_to(checkpoint: Path) -> Any:
+    """The folder that a checkpoint points to; it holds no weights of its own."""
+    assert not list(checkpoint.glob("*.safetensors")), "a finished model is copied"
+    return json.loads((checkpoint / "reference.json").read_text())["path"]
+
+
 def refusal(stage: Stage, capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     with pytest.raises(SystemExit) as ended:
         stage(*arguments)
@@ -92,9 +98,7 @@ def test_a_finished_teacher_is_taken_and_everything_after_it_goes_on(project: Pa
     teacher_from(project, "given/teacher")
     stage(base.main, "mini")
     stage(sft.main, "mini", "teacher")
-    weights = load_file(project / "runs/mini/teacher/model.safetensors")
-    for name, tensor in load_file(project / "given/teacher/model.safetensors").items():
-        assert torch.equal(weights[name], tensor), name
+    assert pointed_to(project / "runs/mini/teacher") == "given/teacher"
     assert (project / "runs/mini/teacher.run.json").exists()
     [heading, point] = curve(project, "mini/teacher").splitlines()
     assert heading == "step\tvalid_rouge_l"
@@ -120,9 +124,7 @@ def test_a_students_checkpoint_is_taken_for_any_method(project: Path, stage: Sta
     stage(kd.main, "small", "kd")
     stage(minillm.main, "small", "minillm")
     stage(pseudo.main, "mini")
-    found = load_file(project / "runs/small/minillm/model.safetensors")
-    wanted = load_file(project / "given/minillm/model.safetensors")
-    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    assert pointed_to(project / "runs/small/minillm") == "given/minillm"
     meta = json.loads((project / "runs/small/minillm/meta.json").read_text())
     assert meta["settings"]["source"]["path"] == "given/minillm"
     assert meta["prompt"]["max_response_tokens"] == 24
@@ -153,9 +155,23 @@ def test_a_checkpoint_may_be_an_adapter_of_a_model(project: Path, stage: Stage) 
     save_adapter(model, project / "given/adapter", None)
     teacher_from(project, {"path": "given/base", "adapter": "given/adapter"})
     stage(sft.main, "mini", "teacher")
+    assert pointed_to(project / "runs/mini/teacher") == "given/base"
+    teacher_from(project, {"path": "given/base", "adapter": "given/adapter"})
+    edit(project / MINI, "recipe.teacher.copy", True)
+    stage(sft.main, "mini", "teacher")
     config = json.loads((project / "runs/mini/teacher/adapter/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "given/base"
     assert (project / "runs/mini/teacher/model.safetensors").exists()
+
+
+def test_other_weights_in_the_place_of_the_teachers_are_another_checkpoint(project: Path, stage: Stage) -> None:
+    teacher_from(project, "given/teacher")
+    metas = []
+    for seed in (0, 0, 1):
+        given(project / "given/teacher", 428, seed)
+        stage(sft.main, "mini", "teacher")
+        metas.append((project / "runs/mini/teacher/meta.json").read_text())
+    assert metas[0] == metas[1] != metas[2]
 
 
 @pytest.mark.parametrize(
@@ -247,9 +263,7 @@ def test_the_released_checkpoints_profile_runs_on_local_folders(project: Path, s
     for method in ("minillm", "single_step"):
         stage(minillm.main, who, method)
     for method, folder in places.items():
-        found = load_file(project / f"runs/{who}/{method}/model.safetensors")
-        wanted = load_file(project / f"given/{folder}/model.safetensors")
-        assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items()), method
+        assert pointed_to(project / f"runs/{who}/{method}") == f"given/{folder}"
         stage(respond.main, who, method, "toy_id")
     answers = [(project / f"responses/{who}/{method}/toy_id.jsonl").read_text() for method in ("sft", "minillm")]
     assert answers[0] != answers[1]

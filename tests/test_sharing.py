@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from commands.chat import _visible
 from distill.project.errors import ModelError, SettingsError
+from distill.sharing.ancestry import Ancestor
 from distill.sharing.card import CardOrigin, write_card
 from distill.sharing.hub import push, require_token
 from tests.tiny_pipeline import built, environment, start
@@ -167,7 +168,7 @@ def test_a_card_without_results_says_so() -> None:
     prompt = {"with_input": "{instruction}{input}", "without_input": "{instruction}"}
     limits = {"max_prompt_tokens": 1, "max_response_tokens": 2, "chat_template": True}
     meta = {"prompt": prompt | limits, "settings": {"epochs": 1}, "seed": 3, "versions": {}}
-    card = write_card(CardOrigin("s", "kd", "", "a/b", meta, {}, {}, {}, {"mine": {}}, {"top_k": 0}))
+    card = write_card(CardOrigin("s", "kd", "", Ancestor("a/b", "a/b"), meta, {}, {}, {}, {"mine": {}}, {"top_k": 0}))
     assert "`kd` was not evaluated." in card and "base_model: a/b" in card and "apply_chat_template" in card
 
 

@@ -9,9 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import psutil
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tasks.processes import Command
+from tasks.errors import RebuildError
+from tasks.loopback import use_direct_loopback
+from tasks.processes import Command, environment
+from tasks.server import answers, server
+from tests.chat_server import serving
 from tests.small_repository import until
 
 # Starts a child in a session of its own, as torchrun does, that ignores every polite signal.
@@ -67,3 +74,42 @@ pathlib.Path('pids').write_text(str(p.pid))"
     command = Command([sys.executable, "-c", code], tmp_path, {})
     assert command.wait() == 0
     assert not psutil.pid_exists(int((tmp_path / "pids").read_text()))
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    for name in ("NO_PROXY", "no_proxy"):  # set by what is tested: to be taken back
+        monkeypatch.setenv(name, "")
+    return monkeypatch
+
+
+def test_nothing_on_this_machine_is_asked_through_a_proxy(no_proxies: pytest.MonkeyPatch) -> None:
+    assert "127.0.0.1" not in environment()["NO_PROXY"]  # without a proxy nothing is changed
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        no_proxies.setenv(name, "http://127.0.0.1:9")
+    no_proxies.setenv("no_proxy", "10.0.0.1")
+    assert environment()["NO_PROXY"] == environment()["no_proxy"] == "10.0.0.1,localhost,127.0.0.1,::1"
+    with serving(host="127.0.0.2") as near:
+        use_direct_loopback(near.url)
+        assert httpx.get(near.url).status_code == 501  # it came there: the server knows POST alone
+        assert not answers(near.url)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:7890", "socks://127.0.0.1:7890", "http://user:geheim@x:port"])
+def test_a_proxy_with_which_prefect_cannot_begin_is_named(proxy: str, no_proxies: pytest.MonkeyPatch) -> None:
+    no_proxies.setenv("all_proxy", proxy)
+    with pytest.raises(RebuildError, match=r"^The proxy in all_proxy .* or unset all_proxy\.$") as caught:
+        use_direct_loopback()
+    assert "geheim" not in str(caught.value)
+
+
+def test_a_temporary_server_that_does_not_start_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(sync_client: bool) -> None:
+        raise RuntimeError("Timed out while attempting to connect to ephemeral Prefect API server. stdout: …")
+
+    monkeypatch.setattr("tasks.server.get_client", late)
+    asked = pytest.raises(RebuildError, match=r"did not start .*Timed out")
+    with temporary_settings({PREFECT_API_URL: None}), asked, server(lambda text: None):
+        pass

@@ -15,8 +15,8 @@ from tasks.leases import Lease, Slots
 from tasks.schedule import Ending, Finish, Node, Outcome, run_nodes
 
 
-def node(name: str, *after: str, changed: bool = True, gpus: int = 0) -> Node:
-    stage = Stage(name, after, (), (), (), gpus, retries=0, retry_delay_s=0.0, key=name)
+def node(name: str, *after: str, changed: bool = True, gpus: int = 0, **meta: bool) -> Node:
+    stage = Stage(name, after, (), (), (), gpus, retries=0, retry_delay_s=0.0, key=name, **meta)
     return Node(name, stage, "here", after, changed)
 
 
@@ -75,6 +75,57 @@ def test_the_longest_chain_goes_first() -> None:
     nodes = [node("short"), node("long"), node("long 2", "long"), node("long 3", "long 2")]
     _, started = play(nodes, slots=Slots((), 1))
     assert started[0] == "long"
+
+
+def family(*students: str) -> list[Node]:
+    """A teacher's stages and those of its students, as the pipeline has them."""
+    nodes = [node("base@t", gate=True), node("teacher", "base@t"), node("answers", "teacher"), node("rows")]
+    for name in students:
+        nodes += [node(f"base@{name}", "rows", gate=True), node(f"kd@{name}", f"base@{name}", "teacher")]
+        nodes.append(node(f"results@{name}", f"kd@{name}", "answers", goal=True))
+    return [*nodes, node("report", *(f"results@{name}" for name in students))]
+
+
+def failing(name: str) -> Callable[[str], Outcome]:
+    return lambda key: Outcome.FAILED if key == name else Outcome.BUILT
+
+
+def test_a_base_that_fails_keeps_the_teacher_from_its_hours() -> None:
+    endings, started = play(family("a"), failing("base@a"), Slots((), 1))
+    assert started == ["base@t", "rows", "base@a"]
+    assert outcomes(endings) == {
+        **dict.fromkeys(("base@t", "rows"), "Built"),
+        "base@a": "Failed",
+        **dict.fromkeys(("teacher", "answers", "kd@a", "results@a", "report"), "NotReady"),
+    }
+
+
+def test_a_teacher_that_another_student_needs_goes_on() -> None:
+    _, started = play(family("a", "b"), failing("base@a"))
+    assert {"teacher", "answers", "kd@b", "results@b"} <= set(started)
+    _, started = play(family("a", "b"), failing("kd@a"))
+    assert {"teacher", "answers", "results@b"} <= set(started), "a method that fails ends what is below it only"
+
+
+def test_a_running_stage_that_leads_nowhere_any_more_is_asked_to_end() -> None:
+    dropped: list[tuple[str, str]] = []
+    finishes: dict[str, Finish] = {}
+
+    def start(begun: Node, _: Lease, finish: Finish) -> None:
+        if begun.key == "teacher":
+            finishes["teacher"] = finish
+            return
+        outcome = Outcome.FAILED if begun.key == "base@a" else Outcome.BUILT
+        threading.Timer(0.2 if begun.key == "base@a" else 0.01, finish, (outcome, "")).start()
+
+    def drop(running: Node, failed: Node) -> None:
+        dropped.append((running.key, failed.key))
+        finishes[running.key](Outcome.CANCELLED, "")
+
+    endings = run_nodes(family("a"), Slots((), 2), start, lambda *_: None, lambda: False, drop=drop)
+    assert dropped == [("teacher", "base@a")]
+    assert outcomes(endings)["teacher"] == "Cancelled"
+    assert outcomes(endings)["answers"] == "NotReady"
 
 
 def test_nothing_starts_after_a_stop() -> None:

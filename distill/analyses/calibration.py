@@ -16,7 +16,7 @@ from distill.evaluation.predictions import Predictions
 from distill.project.randomness import key
 from distill.scoring.directions import lower_is_better
 from distill.scoring.paired import compare_scores, compare_statistics, joined
-from distill.scoring.statistics import Array, bootstrap_interval, interval_entry, statistic_interval
+from distill.scoring.statistics import Array, interval_entry, statistic_interval
 
 BINS = 10
 _DIGITS = 4

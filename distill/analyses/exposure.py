@@ -95,8 +95,9 @@ def exposure(traces: Mapping[str, Traces], seed: int) -> dict[str, Any]:
     for method in traces:
         # One key for a method's three quantities: the draws of the curve are the first of those of the other two.
         seeds = key(seed, "exposure interval", method)
-        errors, (lows, highs) = excess(curves[method].sum(axis=0)), statistic_interval(
-            curves[method], excess, seeds, draws=_CURVE_DRAWS
+        errors, (lows, highs) = (
+            excess(curves[method].sum(axis=0)),
+            statistic_interval(curves[method], excess, seeds, draws=_CURVE_DRAWS),
         )
         models[method] = {
             "error": interval_entry(float(errors[-1]), (float(lows[-1]), float(highs[-1])), len(curves[method])),

@@ -93,7 +93,10 @@ def _lengths(experiment: StudentTable, scores: Mapping[str, Mapping[str, Any]], 
             # References belong to the set, so every model's sheet has the same ones.
             firsts = [references[0] for references in sheet.references]
             answered[model] = lengths.Answered(
-                np.array(scores[model][name]["per_example"]), np.array(sheet.tokens, dtype=np.float64), sheet.texts, sheet.words
+                np.array(scores[model][name]["per_example"]),
+                np.array(sheet.tokens, dtype=np.float64),
+                sheet.texts,
+                sheet.words,
             )
         # Special tokens are no part of a reference's text: they would move it to another bucket.
         tokens = [len(encoding.ids) for encoding in tokenizer.encode_batch(firsts, add_special_tokens=False)]

@@ -17,7 +17,7 @@ _METADATA = b"huggingface"
 
 
 def read_parquet(path: Path, limit: int | None, wanted: Collection[str] | None) -> RecordTable:
-    """Read the `wanted` columns, or all, of a Parquet file. Raises: DataError when the file is damaged."""
+    """Read the `wanted` columns of a Parquet file, or all as they lie. Raises: DataError when the file is damaged."""
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -26,13 +26,14 @@ def read_parquet(path: Path, limit: int | None, wanted: Collection[str] | None) 
             schema = file.schema_arrow
             columns = _chosen(schema, wanted)
             batches = file.iter_batches(batch_size=1024, columns=columns) if columns else ()
-            return _table(path, schema, columns, batches, file.metadata.num_rows, limit)
+            features = None if wanted is None else _features(schema, columns)
+            return _table(path, schema, columns, features, batches, file.metadata.num_rows, limit)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is no readable Parquet file ({_reason(error)}); write it again") from None
 
 
 def read_arrow(path: Path, limit: int | None, wanted: Collection[str] | None) -> RecordTable:
-    """Read the `wanted` columns, or all, of an Arrow file or stream. Raises: DataError when the file is damaged."""
+    """Read the `wanted` columns of an Arrow file or stream, or all as they lie. Raises: DataError for damage."""
     import pyarrow
 
     try:
@@ -44,7 +45,8 @@ def read_arrow(path: Path, limit: int | None, wanted: Collection[str] | None) ->
                 table = pyarrow.ipc.open_stream(source).read_all()
             columns = _chosen(table.schema, wanted)
             batches = table.select(columns).to_batches(max_chunksize=1024) if columns else ()
-            return _table(path, table.schema, columns, batches, table.num_rows, limit)
+            features = None if wanted is None else _features(table.schema, columns)
+            return _table(path, table.schema, columns, features, batches, table.num_rows, limit)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is no readable Arrow file ({_reason(error)}); write it again") from None
 
@@ -57,20 +59,18 @@ def _table(
     path: Path,
     schema: pyarrow.Schema,
     columns: list[str],
+    features: Any,
     batches: Iterable[pyarrow.RecordBatch],
     count: int,
     limit: int | None,
 ) -> RecordTable:
     shown = count if limit is None else min(count, limit)
-    contents = _contents(batches, schema, columns, shown) if columns else ({} for _ in range(shown))
+    contents = _contents(batches, features, shown) if columns else ({} for _ in range(shown))
     records = [Record(number, content) for number, content in enumerate(contents, start=1)]
     return RecordTable(str(path), "row", records, [], tuple(schema.names))
 
 
-def _contents(
-    batches: Iterable[pyarrow.RecordBatch], schema: pyarrow.Schema, columns: list[str], count: int
-) -> Iterator[dict[str, Any]]:
-    features = _features(schema, columns)
+def _contents(batches: Iterable[pyarrow.RecordBatch], features: Any, count: int) -> Iterator[dict[str, Any]]:
     for batch in batches:
         for row in batch.slice(0, count).to_pylist():
             yield row if features is None else features.decode_example(row)

@@ -6,9 +6,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from distill.data.prompts import Pair
 from distill.data.rows import Row
 from distill.project.errors import ModelError
+from distill.prompting.prompts import Pair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,9 +62,7 @@ def _bare(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).split())
 
 
-def _has_unknown(
-    tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], response_ids: Sequence[int]
-) -> bool:
+def _has_unknown(tokenizer: PreTrainedTokenizerBase, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> bool:
     unknown = tokenizer.unk_token_id
     if unknown is None:
         return False

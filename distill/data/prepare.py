@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from distill.data.audit import audit_legibility, audit_split, count_tokens, find_duplicates, legible, list_rows
 from distill.data.corpus import read_corpus
 from distill.data.coverage import require_readable, unreadable_rows
-from distill.data.prompts import Pair, encode_rows, render
 from distill.data.rows import Fields, Row, Split, interpret, read_split, require_rows
 from distill.data.settings import DataSettings
 from distill.data.splits import count_prompts, draw_prompts
 from distill.data.tables import Record, RecordTable
 from distill.project.errors import DataError
 from distill.project.files import fresh_dir, write_json, write_jsonl
+from distill.prompting.prompts import Pair, encode_rows, render
 from distill.text.settings import PromptSettings, TokenizerSettings
 from distill.text.words import PAPER, Words
 from distill.world import WorldSettings, build_world

@@ -7,11 +7,11 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from distill.data.corpus import CorpusSource
-from distill.runs.limits import RowLimits
 from distill.data.rows import Fields
 from distill.data.sources import Source
 from distill.data.tables import OnBadRow
 from distill.project.settings import Settings
+from distill.runs.limits import RowLimits
 from distill.text.words import PAPER, Words
 from distill.world import WorldSettings
 
@@ -29,6 +29,8 @@ class DataSettings(Settings):
     """Without `valid`: number of rows to take out of the training rows, spread over the whole source."""
     test: Source | None = None
     """Rows of the evaluation set that stems from the same source, only to report duplicates with it."""
+    licence: str | None = None
+    """Licence of the rows, for the cards of exported models."""
     fields: Fields = Fields()
     """Names of the rows' fields."""
     on_bad_row: OnBadRow = "error"

@@ -69,7 +69,8 @@ def locate(path: str, base: Path) -> Path:
 
 
 def read_source(source: Source, base: Path, wanted: Collection[str] | None = None) -> RecordTable:
-    """Read a source; `wanted` are the columns to read, where the rest can be left unread.
+    """Read a source; `wanted` are the columns to read where the rest can be left unread. Without it all are read, and
+    nothing but text is decoded.
 
     Raises: DataError (file missing or unreadable, hub out of reach, no row in it).
     """

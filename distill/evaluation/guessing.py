@@ -16,9 +16,7 @@ def uniform_loss(vocabulary: int) -> float:
     return math.log(vocabulary)
 
 
-def guessing_loss(
-    responses: Sequence[Sequence[int]], vocabulary: int, beside: Iterable[Sequence[int]] = ()
-) -> float:
+def guessing_loss(responses: Sequence[Sequence[int]], vocabulary: int, beside: Iterable[Sequence[int]] = ()) -> float:
     """The loss of one who knows how frequent each token is and reads no context, nats a token.
 
     Each response is guessed from the frequencies in all the others and in those `beside`, with Witten and Bell's
@@ -62,7 +60,7 @@ class FirstLook:
         )
 
     def doubt(self, teacher: float | None = None) -> str | None:
-        """Why the model is not to be trusted, with the way on; None for a sound one. `teacher` is its teacher's loss."""
+        """Why the model is not to be trusted, with the way on; None for a sound one. `teacher`: its teacher's loss."""
         # Also for a loss that is no number.
         if not self.loss < self.uniform:
             return (

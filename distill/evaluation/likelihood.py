@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.data.prompts import encode, fit_prompts, render
 from distill.models.parts import backbone, head, positions_at_once
+from distill.prompting.prompts import encode, fit_prompts, render
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
 from distill.text.settings import PromptSettings

@@ -1,11 +1,11 @@
 """Where the measures of each model lie: numbers as they were measured, before any mean or interval is made of them.
 
-    responses/<who>/<what>/<set>.jsonl            answers
-    responses/<who>/<what>/<set>.losses.json      loss on each reference
-    measures/<who>/<what>/predictions.json        labelled prompts
-    measures/<student>/<method>/traces.parquet    divergences at each token
-    measures/<family>/teacher/samples.parquet     the teacher's text for those
-    measures/<student>/reference.json             what those follow from in the family
+responses/<who>/<what>/<set>.jsonl            answers
+responses/<who>/<what>/<set>.losses.json      loss on each reference
+measures/<who>/<what>/predictions.json        labelled prompts
+measures/<student>/<method>/traces.parquet    divergences at each token
+measures/<family>/teacher/samples.parquet     the teacher's text for those
+measures/<student>/reference.json             what those follow from in the family
 """
 
 from __future__ import annotations

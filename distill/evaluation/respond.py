@@ -12,7 +12,7 @@ from distill.generation.settings import EvaluationSettings
 from distill.generation.validation import decode_text
 from distill.project.errors import DataError
 from distill.project.randomness import key
-from distill.data.prompts import encode_prompts, fit_prompts, render
+from distill.prompting.prompts import encode_prompts, fit_prompts, render
 from distill.text.settings import PromptSettings
 
 

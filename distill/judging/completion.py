@@ -71,7 +71,7 @@ def error_in(body: str) -> tuple[int | None, str] | None:
     if not error:
         return None
     numbers = [error.get(name) for name in ("code", "status", "http_code")] if isinstance(error, dict) else []
-    status = next((int(n) for n in numbers if str(n).isdecimal() and 400 <= int(n) < 600), None)
+    status = next((int(n) for n in map(str, numbers) if n.isdecimal() and 400 <= int(n) < 600), None)
     return status, error_words(content)
 
 

@@ -25,8 +25,8 @@ from distill.models.merging import merged_weights
 from distill.models.origins import ADAPTER_FOLDER, REFERENCE_FILE, origin
 from distill.models.settings import LoraSettings
 from distill.project.errors import ModelError
-from distill.project.files import fresh_dir, write_json
-from distill.project.references import Reference
+from distill.project.files import fresh_dir, sha256_file, write_json
+from distill.project.references import ModelReference, Reference
 from distill.project.revision import code_revision
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "datasets")
@@ -58,6 +58,22 @@ def save_checkpoint(
             model.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         write_json(aside / "meta.json", {**meta, "versions": library_versions()})
+
+
+def save_reference(
+    source: ModelReference, tokenizer: PreTrainedTokenizerBase, folder: Path, meta: dict[str, Any]
+) -> None:
+    """Write a checkpoint that points to the weights of `source`, with tokenizer and `meta.json`.
+
+    meta.json holds the hashes of a folder's weights, so that other weights in their place are another checkpoint.
+    """
+    parts = (source, source.adapter)
+    places = [Path(part.path) for part in parts if part is not None and part.path is not None]
+    weights = {str(file): sha256_file(file) for place in places for file in sorted(place.glob("*.safetensors"))}
+    with fresh_dir(folder) as aside:
+        write_json(aside / REFERENCE_FILE, source.model_dump())
+        tokenizer.save_pretrained(aside)
+        write_json(aside / "meta.json", {**meta, "weights": weights, "versions": library_versions()})
 
 
 @dataclass(frozen=True)

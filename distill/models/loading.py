@@ -164,7 +164,7 @@ def initialise_model(init: dict[str, Any], tokenizer: PreTrainedTokenizerBase, s
             raise ValueError("it would have no layer")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config))
+            model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, trust_remote_code=False))
     except Exception as error:  # noqa: BLE001  every architecture refuses a value in a way of its own
         raise ModelError(f"`init` is no model that {model_type} can be ({reason(error)}); correct it") from None
     return model

@@ -46,6 +46,7 @@ def add_adapter(model: PreTrainedModel, settings: LoraSettings, seed: int) -> No
     Raises: ModelError when the targets name no layer, or the output head.
     """
     config = _configuration(settings)
+    _keep_to_text(config, model)
     # peft draws A and sets B to 0, so (alpha / r) B A starts at 0. The generator is put back afterwards: an adapter
     # moves no other draw of the run.
     with torch.random.fork_rng(devices=[]):
@@ -117,6 +118,21 @@ def _configuration(settings: LoraSettings) -> Any:
     return LoraConfig(
         r=settings.r, lora_alpha=cast(Any, settings.alpha), lora_dropout=settings.dropout, target_modules=targets
     )
+
+
+def _keep_to_text(config: Any, model: PreTrainedModel) -> None:
+    """Aim at the text model alone, where it is a part of a larger one (with a vision tower, say)."""
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOICES
+
+    text = model.config.get_text_config(decoder=True)
+    if text is model.config:
+        return
+    if config.target_modules is None:
+        # peft knows the larger model's name alone, and chooses for the text model's.
+        config.target_modules = CHOICES.get(text.model_type)
+    inside = set(model.get_decoder().modules())
+    others = [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and part not in inside]
+    config.exclude_modules = [name for name in others if model.get_submodule(name) is not head(model)] or None
 
 
 def _inject(model: PreTrainedModel, config: Any, source: str, fix: str = "correct `targets`") -> None:

@@ -40,13 +40,13 @@ def unpacking_config(reference: Reference) -> Any:
 def _way_back(stored: dict[str, Any], source: Reference) -> dict[str, Any]:
     """What asks for plain weights while loading; empty where they are made afterwards, or refused."""
     method = str(stored.get("quant_method"))
-    kinds = [kind for name, kind in AUTO_QUANTIZER_MAPPING.items() if name in (method, f"{method}_4bit")]
+    kinds: list[Any] = [kind for name, kind in AUTO_QUANTIZER_MAPPING.items() if name in (method, f"{method}_4bit")]
     undone = [kind._dequantize is not HfQuantizer._dequantize for kind in kinds]
     while_loading = bool(kinds) and hasattr(AutoQuantizationConfig.from_dict(stored), "dequantize")
     if not kinds or not (while_loading or undone[0]):
         raise ModelError(
-            f"{source} is quantised ({method}), which transformers cannot undo, and quantised weights cannot be trained "
-            "on; take the model's unquantised weights"
+            f"{source} is quantised ({method}), which transformers cannot undo, and such weights cannot be trained on; "
+            "take the model's unquantised weights"
         )
     wish = {"dequantize": True} if while_loading else {}
     quantiser = AutoHfQuantizer.from_config({**stored, **wish}, pre_quantized=True)

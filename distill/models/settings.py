@@ -111,6 +111,9 @@ class Taken(Settings):
 
     source: ModelReference = Field(alias="from")
     """Hub id or folder, with or without a LoRA `adapter`."""
+    copied: bool = Field(default=False, alias="copy")
+    """Write its weights into runs/, in the recipe's `dtype`, instead of pointing to them: for another machine, which
+    pulls runs/ from a DVC remote and has no such folder."""
 
 
 class LoraSettings(Settings):

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill.data.prompts import render
 from distill.data.rows import read_split
 from distill.data.settings import DataSettings
 from distill.data.sources import locate
 from distill.project.errors import DistillError
 from distill.project.files import read_json
+from distill.prompting.prompts import render
 from distill.text.settings import PromptSettings, TokenizerSettings
 
 # Rows that are tokenised to know all rows' lengths; rows that are read where there is no tokenizer.

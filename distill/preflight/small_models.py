@@ -27,8 +27,12 @@ def shrunk(shape: Shape) -> Shape:
             small = replace(small, vocabulary=small.vocabulary // 4)
         else:
             # Half the heads of the same width, so that the products keep their form.
-            small = replace(small, hidden=small.hidden // 2, ffn=small.ffn // 2, heads=max(1, small.heads // 2))
-            small = replace(small, kv_heads=max(1, small.kv_heads // 2))
+            heads, share = max(1, small.heads // 2), small.hidden // small.heads
+            kv_heads = max(1, small.kv_heads // 2)
+            small = replace(small, hidden=heads * share, ffn=max(1, small.ffn // 2), heads=heads)
+            small = replace(small, kv_heads=kv_heads if heads % kv_heads == 0 else 1)
+            if heads == 1:
+                break
     return small
 
 
@@ -50,6 +54,8 @@ def random_model(shape: Shape, length: int, dtype: torch.dtype) -> PreTrainedMod
             **ids,
         )
     else:
+        # Qwen2's heads are as wide as the model divided by them; LLaMA's may differ, as those of many others do.
+        width = {} if shape.kind == "qwen2" else {"head_dim": shape.head_width}
         config = AutoConfig.for_model(
             "qwen2" if shape.kind == "qwen2" else "llama",
             hidden_size=shape.hidden,
@@ -60,6 +66,7 @@ def random_model(shape: Shape, length: int, dtype: torch.dtype) -> PreTrainedMod
             max_position_embeddings=length,
             tie_word_embeddings=shape.tied,
             **ids,
+            **width,
         )
     with no_init_weights():
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)

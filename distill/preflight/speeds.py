@@ -150,7 +150,10 @@ class _Bench:
         """
         until = time.monotonic() + share * (self.until - time.monotonic())
         place, again = 0, 0
-        work(sizes[0])  # warms up
+        first = work(sizes[0])  # warms up
+        if time.monotonic() > until:
+            yield sizes[0], first
+            return
         while True:
             began = time.monotonic()
             yield sizes[place], work(sizes[place])

@@ -44,7 +44,7 @@ def chat_finding(prompt: PromptSettings, source: Reference | None, environment: 
     folder = None if source is None else snapshot(source, environment)
     if source is not None and (folder is None or not _has_tokenizer(folder)):
         return [Finding("ok", "chat template", "not here yet")]
-    from distill.text.chat import chat_form
+    from distill.prompting.chat import chat_form
     from distill.text.tokenizers import load_tokenizer
 
     try:

@@ -64,6 +64,19 @@ class Terminated(BaseException):
     """SIGTERM has arrived, as `KeyboardInterrupt` says that Ctrl-C was pressed."""
 
 
+def start_again_with_docstrings() -> None:
+    """Start this command anew where Python leaves docstrings out (-OO), without which transformers cannot be imported.
+
+    For a package that Python imports while it looks for the module to run: `sys.argv` holds the arguments alone.
+    """
+    if sys.flags.optimize < 2:
+        return
+    named = sys.orig_argv[-len(sys.argv)]  # the module, or `-OOmMODULE`
+    module = named.partition("m")[2] if named.startswith("-") else named
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}
+    os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], kept)
+
+
 def answer_early_interrupt() -> None:
     """Answer Ctrl-C during a command's imports, before `run_stage`, with a sentence instead of a traceback.
 

@@ -1,7 +1,8 @@
 """Evidence of a run that diverged: the batch at hand as text, and the best weights so far.
 
 `.resume/<stage>.diverged/` holds `fault.json`, `batch.jsonl` (one row a line, text beside the token ids) and the best
-checkpoint as `best/`, if there is any. Neither DVC nor a cleared resume state removes it, only a sound run of the stage.
+checkpoint as `best/`, if there is any. Neither DVC nor a cleared resume state removes it, only a sound run of the
+stage.
 """
 
 from __future__ import annotations

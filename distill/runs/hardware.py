@@ -68,7 +68,9 @@ class HardwareSettings(Settings):
         for name in names:
             if find_spec(name) is None:
                 wanted = "-e '.[trackers]' -c constraints.txt" if name == "tensorboard" else name
-                raise ValueError(f"`{name}` is not installed here; run `.venv/bin/pip install {wanted}` or leave it out")
+                raise ValueError(
+                    f"`{name}` is not installed here; run `.venv/bin/pip install {wanted}` or leave it out"
+                )
         return names
 
     def in_one_process(self) -> HardwareSettings:

@@ -1,7 +1,8 @@
 """Reports of a training run to TensorBoard, Weights & Biases or MLflow, through transformers' own callbacks.
 
-DVC's curves are written in any case; a tracker shows the same numbers during the run. TensorBoard's files go to `trackers/tensorboard/<stage>`, in this clone and nowhere else; the other two
-send them where their own environment variables say (WANDB_MODE=offline and MLFLOW_TRACKING_URI keep them here).
+DVC's curves are written in any case; a tracker shows the same numbers during the run. TensorBoard's files go to
+`trackers/tensorboard/<stage>`, in this clone and nowhere else; the other two send them where their own environment
+variables say (WANDB_MODE=offline and MLFLOW_TRACKING_URI keep them here).
 """
 
 from __future__ import annotations

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from distill.scoring.names import TEACHER, label
 from distill.scoring.spread import with_spread
+from distill.sharing.ancestry import Ancestor
 from distill.text.words import rouge_name
 
 # Markdown in a prompt template may hold three backticks, hardly four tildes.
@@ -24,8 +26,8 @@ class CardOrigin:
     """A method, or `teacher`; then `student` is the family."""
     note: str
     """`recipe.note` of the profile."""
-    base: str | None
-    """The hub id its weights go back to, None for random weights or a local folder."""
+    ancestor: Ancestor | None
+    """The model its weights go back to; None for random weights."""
     meta: Mapping[str, Any]
     """meta.json of the checkpoint."""
     run: Mapping[str, Any]
@@ -38,6 +40,12 @@ class CardOrigin:
     """Evaluation set → its description."""
     sampling: Mapping[str, Any]
     """Decoding settings of the evaluation."""
+    taken: bool = False
+    """Whether it was taken finished from elsewhere (`from`), and nothing was trained."""
+    cut: str = ""
+    """The layers of its ancestor that it kept or lost, as the profile says it; empty for all."""
+    data_licence: str = "not stated"
+    """The licence of the training rows."""
 
     @property
     def name(self) -> str:
@@ -83,18 +91,30 @@ def front_matter(origin: CardOrigin) -> str:
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["knowledge-distillation", origin.method],
-        base_model=origin.base,
+        base_model=None if origin.ancestor is None else origin.ancestor.hub,
+        license=_front_licence(origin.ancestor),
         eval_results=found or None,
     )
     return str(data.to_yaml()).strip()
+
+
+def _front_licence(ancestor: Ancestor | None) -> str | None:
+    """The base model's licence where it is a name that the hub knows the form of."""
+    stated = "" if ancestor is None else ancestor.licence
+    return stated if re.fullmatch(r"[a-z0-9.+-]+", stated) else None
 
 
 def _opening(origin: CardOrigin) -> str:
     who = f"The student `{origin.student}`, trained by **{label(origin.method, origin.meta)}**"
     if origin.method == TEACHER:
         who = f"The teacher of the family `{origin.student}`, trained by **SFT**"
+    source = "random ones" if origin.ancestor is None else origin.ancestor.told()
+    sentence = f"{who}; its weights go back to {source}{origin.cut and f', cut by {origin.cut}'}."
+    if origin.taken:
+        role = "teacher" if origin.method == TEACHER else f"model for `{origin.method}`"
+        sentence = f"The {role} of `{origin.student}`, taken as it is from {source}; nothing was trained here."
     lines = [
-        f"{who}; its weights go back to {f'`{origin.base}`' if origin.base else 'random ones'}.",
+        sentence,
         "Made by distill-pipeline, which distils language models by MiniLLM "
         "([arXiv 2306.08543](https://arxiv.org/abs/2306.08543)) beside SFT, KD and SeqKD.",
     ]
@@ -115,7 +135,8 @@ def _usage(origin: CardOrigin) -> str:
     )
     return (
         "`AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` load this folder, and so does "
-        f"`vllm serve`. It was trained on prompts of these two forms, without and with an input:{wrapped}\n\n"
+        f"`vllm serve`. It was {'asked in' if origin.taken else 'trained on'} prompts of these two forms, without and "
+        f"with an input:{wrapped}\n\n"
         f"{_fenced(prompt['without_input'])}\n\n{_fenced(prompt['with_input'])}\n\n"
         f"Prompts of at most {prompt['max_prompt_tokens']} tokens, answers of at most {prompt['max_response_tokens']}"
         f"{rows}. "
@@ -165,6 +186,9 @@ def _training(origin: CardOrigin) -> str:
     rows = "\n".join(f"| `{name}` | {json.dumps(value)} |" for name, value in settings.items())
     return (
         f"| setting | |\n|---|---|\n{rows}\n\n"
+        f"Licence of the {'base model' if origin.ancestor else 'weights'}: "
+        f"{origin.ancestor.licence if origin.ancestor else 'yours to choose'}; of the training rows: "
+        f"{origin.data_licence}.\n\n"
         f"Data, as the recipe says it:\n\n{_fenced(json.dumps(origin.data, indent=1, ensure_ascii=False))}"
     )
 

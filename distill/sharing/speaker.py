@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.data.prompts import encode_prompts, render
 from distill.generation.decode import sample_responses
 from distill.generation.settings import SamplingSettings
 from distill.generation.validation import decode_text
 from distill.models.loading import load_model
 from distill.models.settings import Dtype
 from distill.project.files import read_json
+from distill.prompting.prompts import encode_prompts, fit_prompts, render
 from distill.text.settings import PromptSettings
 from distill.text.tokenizers import load_tokenizer
 
@@ -30,10 +30,10 @@ class Speaker:
     def answer(self, instruction: str, given: str, sampling: SamplingSettings, key: int) -> str:
         """The answer to `instruction` with the input `given` (may be empty); `key` fixes every draw."""
         text = render(self.prompt, instruction, given)
-        (ids,) = encode_prompts(self.tokenizer, self.prompt, [text])
+        encoded = encode_prompts(self.tokenizer, self.prompt, [text])
         (response,) = sample_responses(
             self.model,
-            [ids[: self.prompt.max_prompt_tokens]],
+            fit_prompts(self.tokenizer, self.prompt, encoded),
             [key],
             max_new_tokens=self.prompt.max_response_tokens,
             eos_id=int(self.tokenizer.eos_token_id),

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.project.errors import ModelError
-from distill.text.control_tokens import Composed, Piece, control_tokens, pieces_of
+from distill.prompting.control_tokens import Composed, Piece, control_tokens, pieces_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -49,7 +49,9 @@ def cut(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     config = _shortened(model.config, count, kept)
     try:
         with torch.random.fork_rng(devices=[]):  # its first weights are thrown away; nothing else may notice the draw
-            short = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=model.dtype))
+            short = cast(
+                PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=False)
+            )
         short.load_state_dict(weights, strict=True, assign=True)
     except Exception as error:  # noqa: BLE001  every architecture refuses a configuration in a way of its own
         reason = " ".join(str(error).split())[:200].rstrip(".")
@@ -60,7 +62,8 @@ def cut(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
     short.tie_weights()
     if model.generation_config is not None:
         short.generation_config = copy.deepcopy(model.generation_config)
-    return short.train(model.training)
+    short.train(model.training)
+    return short
 
 
 def _prefix(model: PreTrainedModel, count: int) -> str:
@@ -73,7 +76,7 @@ def _prefix(model: PreTrainedModel, count: int) -> str:
             f"{type(model).__name__} does not keep its {count} layers in one list, so it cannot be cut; give a student "
             "of its own"
         )
-    return outer[0]
+    return str(outer[0])
 
 
 def _shortened(config: PreTrainedConfig, count: int, kept: Sequence[int]) -> PreTrainedConfig:

@@ -26,11 +26,15 @@ def load_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     file = gguf_file(path)
     if file is None:
         raise ModelError(f"{path} is no GGUF file and no folder with just one; name the file")
-    named = {"gguf_file": file.name, "trust_remote_code": False}
     with in_words(f"cannot read the GGUF file {file}", _FIX):
-        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **named)
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name, trust_remote_code=False)
         loaded = AutoModelForCausalLM.from_pretrained(
-            str(file.parent), dtype="float32", output_loading_info=True, **named, **_unpacked()
+            str(file.parent),
+            gguf_file=file.name,
+            dtype="float32",
+            trust_remote_code=False,
+            output_loading_info=True,
+            **_unpacked(),
         )
     model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     if found["missing_keys"] or found["mismatched_keys"]:

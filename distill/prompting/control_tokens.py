@@ -127,9 +127,10 @@ def _read_as_text(
     if tokenizer.is_fast:
         return _copy_of(tokenizer, len(tokenizer), tuple(controls.items())).read(pieces, special)
     ids: list[int] = []
+    known = {token for token in controls.values() if token != tokenizer.unk_token_id}
     for piece in pieces:
         own = tokenizer(piece.text, add_special_tokens=False, split_special_tokens=not piece.template)["input_ids"]
-        if not piece.template and not set(controls.values()) - {tokenizer.unk_token_id}.isdisjoint(own):
+        if not piece.template and any(token in known for token in own):
             raise ModelError(
                 f"this tokenizer reads control tokens out of the text {piece.text[:80]!r}; "
                 "use one with a tokenizer.json, or take such words out of the rows"

@@ -3,7 +3,7 @@
 Trap 7 of the method: a tokenizer may merge the last character of the prompt with the first of the
 response. Prompt and response are therefore tokenised together and cut; where the cut does not fall on the
 prompt's own ids, the response is tokenised on its own, so that the ids a model is trained to continue are
-always the ids it will be given. Control tokens come from the templates alone (distill/text/control_tokens.py).
+always the ids it will be given. Control tokens come from the templates alone (distill/prompting/control_tokens.py).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from distill.project.errors import ModelError
-from distill.text.chat import ChatForm, chat_form
-from distill.text.control_tokens import Composed, Piece, Reading, pieces_of, read_texts
+from distill.prompting.chat import ChatForm, chat_form
+from distill.prompting.control_tokens import Composed, Piece, Reading, pieces_of, read_texts
 from distill.text.settings import PromptSettings
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def _fill(template: str, input: str) -> list[Piece]:
     return pieces
 
 
-def encode_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, texts: Sequence[str]
-) -> list[list[int]]:
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of rendered prompts, special tokens the tokenizer puts in front included.
 
     Raises: ModelError when a chat is asked for and the tokenizer has no template that can write it.
