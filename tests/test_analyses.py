@@ -38,7 +38,7 @@ def test_error_a_token_leaves_length_out() -> None:
     own, teacher = traces_of([1.0] * 8, [1.0] * 4), traces_of([1.0] * 3, [1.0] * 3)
     found = exposure.exposure({"kd": {"own": own, "teacher": teacher}}, seed=0)["models"]["kd"]
     assert found["error"]["mean"] == 100.0
-    assert found["error_a_token"] == {"mean": 0.0, "ci95": [0.0, 0.0]}
+    assert found["error_a_token"] == {"mean": 0.0, "ci95": [0.0, 0.0], "prompts": 2}
 
 
 def test_no_error_along_the_teachers_text_is_no_excess() -> None:
@@ -191,7 +191,7 @@ def test_rouge_by_reference_length() -> None:
     assert {name: entry["mean"] for name, entry in buckets.items()} == {"0-5": 20.0, "6-10": 35.0, "11+": 50.0}
     assert found["references"] == {"examples": {"0-5": 1, "6-10": 2, "11+": 1}, "p10": 6.3, "p50": 9.0, "p90": 11.7}
     # 5 four-grams, of which the fifth occurred before; answers of one word have no say
-    assert found["models"]["sft"]["repeated_4"] == {"mean": 20.0, "ci95": [20.0, 20.0]}
+    assert found["models"]["sft"]["repeated_4"] == {"mean": 20.0, "ci95": [20.0, 20.0], "prompts": 1}
     assert found["models"]["sft"]["response_tokens"]["mean"] == 2.5
 
 
@@ -200,7 +200,7 @@ def test_a_bucket_without_references_is_left_out() -> None:
     found = lengths.summarize({"sft": answered, "minillm": answered}, [30, 40], seed=0)
     assert list(found["models"]["sft"]["rouge_l"]) == ["11+"]
     assert "repeated_4" not in found["models"]["sft"]
-    assert found["against"]["minillm"]["sft"]["11+"]["verdict"] == "not distinguishable"
+    assert found["against"]["minillm"]["sft"]["11+"]["verdict"] == "too few prompts"
 
 
 # --- losses and statistics ----------------------------------------------------------------------------
