@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from distill.models.checkpoints import Adapted, save_checkpoint
-from distill.models.loading import load_model
+from distill.models.loading import load_model, rehearse
 from distill.models.lora import add_adapter, has_adapter, read_adapter, same_shape, save_adapter, trainable
 from distill.models.merging import merge_adapter
 from distill.models.parts import backbone, head
@@ -167,6 +167,67 @@ def test_an_adapter_that_cannot_be_used(break_it: Callable[[], None], said: str)
     break_it()
     with pytest.raises(ModelError, match=said):
         read_adapter(tiny_model(dtype=torch.float32), Reference(path="adapter"))
+
+
+EXACT: dict[str, dict[str, Any]] = {
+    "DoRA": {"use_dora": True},
+    "tokens": {"trainable_token_indices": [10, 3]},
+    "ranks": {"rank_pattern": {"q_proj": 4}, "use_rslora": True},
+}
+INEXACT: dict[str, dict[str, Any]] = {
+    "a bias that the layer lacks": {"lora_bias": True},
+    "layers twice": {"layer_replication": [[0, 2], [1, 2]]},
+    "an invocation": {"alora_invocation_tokens": [3, 4], "task_type": "CAUSAL_LM"},
+    "other base weights": {"init_lora_weights": "pissa"},
+    "a tied embedding": {"target_modules": ["embed_tokens"]},
+}
+
+
+def by_peft(**settings: Any) -> Tensor:
+    """Logits of a LLaMA in base/ with an adapter of peft's own making in kind/."""
+    base = tiny_model("llama", dtype=torch.float32, tie_word_embeddings=True)
+    base.save_pretrained("base")
+    TOKENIZER.save_pretrained("base")
+    made = get_peft_model(base, LoraConfig(**{"r": 2, "target_modules": ["q_proj", "v_proj"], **settings}))
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=draw))
+    made.save_pretrained("kind")
+    return logits(made.eval())
+
+
+@pytest.mark.parametrize("kind", EXACT)
+def test_other_kinds_of_lora_are_exact_loaded_and_finished(kind: str) -> None:
+    wanted = by_peft(**EXACT[kind])
+    source = ModelReference.model_validate({"path": "base", "adapter": "kind"})
+    torch.testing.assert_close(logits(load_model(source)), wanted, rtol=1e-4, atol=1e-4)
+    rehearse(source)
+    model = load_model(source.base)
+    read_adapter(model, Reference(path="kind"))
+    save_checkpoint(model, TOKENIZER, Path("done"), {}, Adapted(LoraSettings(), source.base))
+    torch.testing.assert_close(logits(load_model(Path("done"))), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", INEXACT)
+def test_a_lora_that_would_not_be_exact_is_refused(kind: str) -> None:
+    by_peft(**INEXACT[kind])
+    source = ModelReference.model_validate({"path": "base", "adapter": "kind"})
+    for read in (load_model, rehearse):
+        with pytest.raises(ModelError, match=r"train it again as a plain LoRA|merge the two with peft"):
+            read(source)
+
+
+def test_a_lora_with_added_tokens_is_refused() -> None:
+    by_peft()
+    weights = load_file("kind/adapter_model.safetensors")
+    weights["base_model.model.model.embed_tokens.weight"] = torch.zeros(15, 16)
+    save_file(weights, "kind/adapter_model.safetensors", {"format": "pt"})
+    source = ModelReference.model_validate({"path": "base", "adapter": "kind"})
+    for read in (load_model, rehearse):
+        with pytest.raises(ModelError, match=r"does not fit .*where tokens were added"):
+            read(source)
 
 
 def test_a_model_may_be_named_with_its_adapter() -> None:

@@ -42,7 +42,9 @@ def _a_sound_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def unfit(path: str) -> list[str]:
     """What `commands.check` says of a model there."""
-    prompt = PromptSettings(with_input="", without_input="", max_prompt_tokens=9, max_response_tokens=9)
+    prompt = PromptSettings(
+        with_input="{instruction}{input}", without_input="{instruction}", max_prompt_tokens=9, max_response_tokens=9
+    )
     return unfit_models({"here": ModelReference(path=path)}, None, prompt)
 
 

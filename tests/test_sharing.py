@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from commands.chat import _visible
 from distill.project.errors import ModelError, SettingsError
-from distill.sharing.ancestry import Ancestor
+from distill.project.references import ModelReference
+from distill.sharing.ancestry import Ancestor, ancestor_of
 from distill.sharing.card import CardOrigin, write_card
 from distill.sharing.hub import push, require_token
 from tests.tiny_pipeline import built, environment, start
@@ -170,6 +171,28 @@ def test_a_card_without_results_says_so() -> None:
     meta = {"prompt": prompt | limits, "settings": {"epochs": 1}, "seed": 3, "versions": {}}
     card = write_card(CardOrigin("s", "kd", "", Ancestor("a/b", "a/b"), meta, {}, {}, {}, {"mine": {}}, {"top_k": 0}))
     assert "`kd` was not evaluated." in card and "base_model: a/b" in card and "apply_chat_template" in card
+
+
+def test_a_card_names_the_base_and_the_licences(tmp_path: Path) -> None:
+    prompt = {"with_input": "{instruction}{input}", "without_input": "{instruction}"}
+    meta = {"prompt": prompt | {"max_prompt_tokens": 1, "max_response_tokens": 2}, "settings": {}, "seed": 3}
+    local = tmp_path / "small one"
+    local.mkdir()
+    plain = ancestor_of(ModelReference(path=str(local)))
+    assert plain == Ancestor("small one", None, "not stated", local=True)
+    (local / "README.md").write_text("---\nlicense: mit\nbase_model: [a/b]\n---\nwords")
+    found = ancestor_of(ModelReference(path=str(local)))
+    origin = CardOrigin(
+        "s", "kd", "", found, meta, {}, {}, {}, {}, {}, data_licence="CC BY 4.0", cut="`drop_layers: 1`"
+    )
+    card = write_card(origin)
+    assert "go back to the model `small one` of a local folder, made from `a/b` (licence: mit), cut by" in card
+    assert "license: mit" in card and "base_model: a/b" in card and "training rows: CC BY 4.0" in card
+    assert "random" not in card and str(tmp_path) not in card
+    teacher = write_card(CardOrigin("f", "teacher", "", found, meta, {}, {}, {}, {}, {}, taken=True))
+    assert "taken as it is from the model `small one`" in teacher and "nothing was trained here" in teacher
+    assert "trained by" not in teacher and "trained on prompts" not in teacher
+    assert "go back to random ones" in write_card(CardOrigin("s", "kd", "", None, meta, {}, {}, {}, {}, {}))
 
 
 def test_chat_answers_what_comes_through_a_pipe(project: Path) -> None:
