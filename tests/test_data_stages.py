@@ -91,7 +91,7 @@ def test_references_that_rouge_cannot_read_are_said_and_refused(project: Path) -
     ran = run(project, "evalset", "own")
     assert (ran.returncode, ran.stdout) == (2, "")
     assert "the references of `own`: Rouge-L cannot read 10 of 10" in ran.stderr
-    assert ran.stderr.endswith("write `rouge: unicode` in evalsets/own.yaml\n")
+    assert ran.stderr.endswith("use `rouge: unicode` in evalsets/own.yaml\n")
     assert not (project / "evaluation").exists()
     ran = run(project, "prepare", "mine")
     assert ran.returncode == 0 and "unread by Rouge-L" in ran.stdout
