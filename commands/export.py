@@ -27,7 +27,7 @@ from distill.sharing.hub import push, require_token
 
 def main() -> None:
     """Write the folder and, when asked to, push it."""
-    parser = argparse.ArgumentParser(prog="python -m commands.export", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m commands.export", description=__doc__.splitlines()[0])
     parser.add_argument("student")
     parser.add_argument("method", help="a method of params.yaml, or teacher")
     parser.add_argument("--to", type=Path, help="folder to write (exports/<student>-<method>)")

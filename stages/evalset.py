@@ -24,7 +24,7 @@ PARAMS = Path("params.yaml")
 
 def main() -> None:
     """Write evaluation/<set>.jsonl and evaluation/<set>.report.json."""
-    parser = argparse.ArgumentParser(prog="python -m stages.evalset", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m stages.evalset", description=__doc__.splitlines()[0])
     parser.add_argument("set")
     name = parser.parse_args().set
     path = Path(str(lookup(read_yaml(PARAMS), f"datasets.{name}", PARAMS)))

@@ -23,7 +23,7 @@ _BAR_FROM_ANSWERS = 5_000  # fewer are done in about a second: a bar would only 
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m stages.rouge", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m stages.rouge", description=__doc__.splitlines()[0])
     parser.add_argument("cell", nargs="*", metavar="WHO WHAT SET", help="a cell of the table: student, method, set")
     parser.add_argument("--answers", type=Path, help="JSONL with `text` (and `id`, `seed` if you have them)")
     parser.add_argument("--references", type=Path, help="JSONL with `output`: a string or a list of strings")
