@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     import openai
 
 _LARGEST_ANSWER = 2**24  # bytes
+_BAD_HEADER = (
+    "a request cannot carry what OPENAI_ORG_ID, OPENAI_PROJECT_ID or OPENAI_CUSTOM_HEADERS holds; correct or unset it"
+)
 
 
 def get_answers(
@@ -171,6 +174,8 @@ class _Speaker:
             return error.status_code, error.response.headers, error.response.text
         except openai.APIConnectionError as error:
             cause = error.__cause__
+            if isinstance(cause, httpx.LocalProtocolError):  # never sent; the key itself was looked at before
+                raise SettingsError(_BAD_HEADER) from None
             if isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError):
                 why = f" ({self._redactor.message(str(cause))})" if "CERTIFICATE" in str(cause) else ""
                 raise NotTakenError(f"no connection to {self._chat.base_url}{self._proxy}{why}") from None
@@ -179,6 +184,10 @@ class _Speaker:
             raise LostReplyError(f"connection lost{self._proxy}") from None  # its words may be the server's
         except TimeoutError:
             raise LostReplyError("timed out") from None
+        except UnicodeEncodeError as error:
+            if error.encoding != "ascii":
+                raise
+            raise SettingsError(_BAD_HEADER) from None
 
 
 def _plain(body: dict[str, Any]) -> dict[str, Any]:

@@ -153,6 +153,14 @@ def test_what_no_proxy_names_is_reached_directly(monkeypatch: pytest.MonkeyPatch
     assert {str(proxy_of(url)) for url in through} == {"the proxy of ALL_PROXY (proxy.invalid:3128)"}
 
 
+@pytest.mark.parametrize("name", ["Örtlich", "mine\nX-Other: 1"])
+def test_a_variable_that_no_header_carries_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", name)
+    with serving() as server, pytest.raises(DistillError, match=r"what OPENAI_ORG_ID.* correct or unset it$"):
+        ask(protocol(server))
+    assert read_purchases().all == []
+
+
 @pytest.mark.parametrize("address", ["http://256.1.1.1:9/v1", "http://ü..de/v1"])
 def test_an_address_that_no_client_takes_is_a_sentence(address: str) -> None:
     with pytest.raises(DistillError, match=r"is no address .*correct `base_url`$"):
