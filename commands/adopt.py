@@ -11,6 +11,7 @@ does not pass `commands.check` is taken back.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 from dataclasses import replace
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--chat-template", help="name of the tokenizer's chat template, or `none` to do without one")
     parser.add_argument("--teacher-is-finished", action="store_true", help="use it as it is, without fine-tuning")
     parser.add_argument("--only", action="store_true", help="take the other rows out of params.yaml's table")
-    parser.add_argument("--hours", type=float, help="write a size that takes about so long on this machine")
+    parser.add_argument("--hours", type=_hours, help="write a size that takes about so long on this machine")
     given = parser.parse_args()
     new = [Path("profiles") / f"{given.name}.yaml", Path("evalsets") / f"{given.name}_test.yaml"]
     _require_free(given.name, [*new, Path("adopted") / given.name])
@@ -109,6 +110,16 @@ def main() -> None:
         raise
     left = _left_behind(former) if given.only else []
     _tell(given.name, adoption, placed, [*told, *looked.lines, *left], given.hours)
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = math.nan
+    if not 0 < hours < math.inf:
+        raise argparse.ArgumentTypeError(f"`{text}` is no time that work could fit; give hours, e.g. 1 or 0.5")
+    return hours
 
 
 def _file(text: str) -> Path:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.evaluation.guessing import LOOK_ROWS, FirstLook, guessing_loss, uniform_loss
+from distill.preflight.findings import gibibytes
+from distill.preflight.machine import read_machine
 from distill.project.errors import SettingsError
+from distill.project.randomness import permutation
 from distill.project.references import Reference
 
 if TYPE_CHECKING:
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 
 # Read in minutes on a CPU; a larger model is looked at by the stage `base`, on the machine that trains it.
 LARGEST_READ = 1.5e9
+_NUMBER = 4  # bytes; weights are read in float32
 _ROWS = 400  # from which the frequencies of tokens are counted
 _CUT_ROWS = 12
 _BLOCKS = 12
@@ -59,18 +64,18 @@ def look(
     from distill.text.tokenizers import load_tokenizer
 
     quiet_libraries()
-    sizes = {"teacher": found.teacher_parameters, "student": found.student_parameters}
     if keep is not None:
         require_fewer(keep, found.student_layers)
-    if max(sizes.values()) > LARGEST_READ:
-        line = (
-            f"look      not taken of models over {LARGEST_READ / 1e9:g}B here; the stage `base` looks before it trains"
-        )
+    if (reason := _obstacle(found, keep)) is not None:
+        line = f"look      not taken, because {reason}; the stage `base` looks before it trains"
         return Looked((line,), None if keep is None else _middle(found, keep))
-    examples = as_examples(load_tokenizer(student), prompt, rows[:_ROWS])
+    # From all over the rows, which may be sorted.
+    drawn = [rows[place] for place in permutation(len(rows), 0, "rows looked at")[:_ROWS]]
+    examples = as_examples(load_tokenizer(student), prompt, drawn)
     model = load_model(teacher)
     first = look_at(model, examples)
     if student != teacher:
+        del model  # there may be no memory for both
         model = load_model(student)
     lines, chosen = [_line("teacher", first)], None
     if keep is not None:
@@ -81,6 +86,15 @@ def look(
         # A cut student is healed by its training, so it is not held against its teacher.
         lines.append(_line("student", look_at(model, examples), None if keep is not None else first))
     return Looked(tuple(lines), chosen)
+
+
+def _obstacle(found: Models, keep: int | None) -> str | None:
+    """Why the models cannot be read here; a cut model is made beside its origin."""
+    largest = max(found.teacher_parameters, found.student_parameters)
+    if largest > LARGEST_READ:
+        return f"the larger model has more than {LARGEST_READ / 1e9:g}B parameters"
+    needed, free = largest * _NUMBER * (1 if keep is None else 2), read_machine(Path()).available
+    return f"it needs {gibibytes(needed)} of memory and {gibibytes(free)} are free" if needed > free else None
 
 
 def as_examples(tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, rows: Sequence[Row]) -> list[Example]:
@@ -129,7 +143,7 @@ def choose_cut(model: PreTrainedModel, keep: int, examples: Sequence[Example]) -
 
 
 def _middle(found: Models, keep: int) -> Cut:
-    """The middle block left out, of a model that is too large to be looked at here."""
+    """The middle block left out, of a model that cannot be looked at here."""
     start, lost = keep // 2, found.student_layers - keep
     return Cut(tuple(range(start, start + lost)), round(found.student_parameters * keep / found.student_layers), ())
 

@@ -56,7 +56,7 @@ def main() -> None:
         *version_findings(root / "constraints.txt"),
         *surroundings_findings(root, os.environ),
         *machine_findings(machine, found.disk),
-        remote_finding(root),
+        remote_finding(root, os.environ),
         *lock_findings(root),
         *findings,
     ]
