@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.evaluation.guessing import LOOK_ROWS, FirstLook, guessing_loss, uniform_loss
+from distill.evaluation.guessing import LOOK_ROWS, FirstLook
 from distill.preflight.findings import gibibytes
 from distill.preflight.machine import read_machine
 from distill.project.errors import SettingsError
@@ -116,12 +116,9 @@ def look_at(model: PreTrainedModel, examples: Sequence[Example]) -> FirstLook:
     """The model's loss on the first examples, beside that of guessing."""
     from distill.models.parts import head, rows_of
 
-    rows, vocabulary = examples[:LOOK_ROWS], rows_of(head(model))
-    responses = [row.response_ids for row in rows]
-    beside = (row.response_ids for row in examples[LOOK_ROWS:])
-    return FirstLook(
-        _loss(model, rows), guessing_loss(responses, vocabulary, beside), uniform_loss(vocabulary), len(rows)
-    )
+    rows = examples[:LOOK_ROWS]
+    responses = [row.response_ids for row in examples]
+    return FirstLook.beside(_loss(model, rows), responses[:LOOK_ROWS], rows_of(head(model)), responses[LOOK_ROWS:])
 
 
 def choose_cut(model: PreTrainedModel, keep: int, examples: Sequence[Example]) -> Cut:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from distill.evaluation.guessing import LOOK_ROWS, FirstLook, guessing_loss, uniform_loss
+from distill.evaluation.guessing import LOOK_ROWS, FirstLook
 from distill.generation.validation import reference_loss
 from distill.models.parts import head, rows_of
 from distill.parallel.processes import device
@@ -37,9 +37,8 @@ def doubt_trained(experiment: Experiment, model: PreTrainedModel, loss: float) -
 
 
 def _look(loss: float, rows: list[Example], train: list[Example], model: PreTrainedModel) -> FirstLook:
-    vocabulary = rows_of(head(model))
-    guessing = guessing_loss([row.response_ids for row in rows], vocabulary, (row.response_ids for row in train))
-    return FirstLook(loss, guessing, uniform_loss(vocabulary), len(rows))
+    responses, others = ([row.response_ids for row in part] for part in (rows, train))
+    return FirstLook.beside(loss, responses, rows_of(head(model)), others)
 
 
 def _teacher_loss(experiment: Experiment) -> float | None:

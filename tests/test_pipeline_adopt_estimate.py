@@ -58,7 +58,7 @@ def test_hours_write_a_size_that_is_sound(
     assert recipe["note"].endswith("not swept; rows, epochs and steps cut to fit 30 min")
     data = recipe["data"]
     checked = data["valid"]["limit"] if valid else data["valid_rows"]
-    assert checked <= 16 and f"{'valid.limit' if valid else 'valid_rows'}: {checked};" in said
+    assert checked == (60 if valid else 5) and f"{'valid.limit' if valid else 'valid_rows'}: {checked};" in said
     own = recipe["students"]["mine-student"]
     assert own["sft"]["epochs"] == own["kd"]["epochs"] == 3 and recipe["teacher"]["sft"]["epochs"] == 3
     assert own["minillm"]["rollouts"] % own["minillm"]["minibatch"] == 0

@@ -52,6 +52,13 @@ class FirstLook:
     """ln V."""
     rows: int
 
+    @classmethod
+    def beside(
+        cls, loss: float, responses: Sequence[Sequence[int]], vocabulary: int, others: Iterable[Sequence[int]]
+    ) -> FirstLook:
+        """The model's loss on `responses` beside that of guessing, for which the tokens of `others` are counted too."""
+        return cls(loss, guessing_loss(responses, vocabulary, others), uniform_loss(vocabulary), len(responses))
+
     def told(self) -> str:
         """What was seen, in words."""
         return (
