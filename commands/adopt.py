@@ -36,23 +36,7 @@ _COMPARED_ROWS = 200
 
 def main() -> None:
     """Write the profile, the evaluation set and the rows of params.yaml, and print how to build them."""
-    parser = argparse.ArgumentParser(
-        prog="python -m commands.adopt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--name", required=True, help="the new family; its student will be <name>-student")
-    parser.add_argument("--teacher", required=True, help="hub id with @commit, or folder")
-    parser.add_argument("--student", help="the same, of the same tokenizer; with --student-layers the teacher if none")
-    parser.add_argument("--student-layers", type=int, help="cut the student to so many layers, the best ones found")
-    parser.add_argument("--data", required=True, type=_file, help="rows with instruction, input and output, or chats")
-    parser.add_argument("--test", type=_file, help="evaluation rows; otherwise some of --data are kept for it")
-    parser.add_argument("--valid", type=_file, help="validation rows; otherwise some of --data are taken for it")
-    parser.add_argument("--corpus", type=_file, help="plain text for L_PT; none leaves the term out")
-    parser.add_argument("--fields", default="", help="other names, e.g. instruction=question,output=answer")
-    parser.add_argument("--chat-template", help="name of the tokenizer's chat template, or `none` to do without one")
-    parser.add_argument("--teacher-is-finished", action="store_true", help="use it as it is, without fine-tuning")
-    parser.add_argument("--only", action="store_true", help="take the other rows out of params.yaml's table")
-    parser.add_argument("--hours", type=_hours, help="write a size that takes about so long on this machine")
-    given = parser.parse_args()
+    given = _arguments()
     new = [Path("profiles") / f"{given.name}.yaml", Path("evalsets") / f"{given.name}_test.yaml"]
     _require_free(given.name, [*new, Path("adopted") / given.name])
     if given.student is None and given.student_layers is None:
@@ -110,6 +94,26 @@ def main() -> None:
         raise
     left = _left_behind(former) if given.only else []
     _tell(given.name, adoption, placed, [*told, *looked.lines, *left], given.hours)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m commands.adopt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--name", required=True, help="the new family; its student will be <name>-student")
+    parser.add_argument("--teacher", required=True, help="hub id with @commit, or folder")
+    parser.add_argument("--student", help="the same, of the same tokenizer; with --student-layers the teacher if none")
+    parser.add_argument("--student-layers", type=int, help="cut the student to so many layers, the best ones found")
+    parser.add_argument("--data", required=True, type=_file, help="rows with instruction, input and output, or chats")
+    parser.add_argument("--test", type=_file, help="evaluation rows; otherwise some of --data are kept for it")
+    parser.add_argument("--valid", type=_file, help="validation rows; otherwise some of --data are taken for it")
+    parser.add_argument("--corpus", type=_file, help="plain text for L_PT; none leaves the term out")
+    parser.add_argument("--fields", default="", help="other names, e.g. instruction=question,output=answer")
+    parser.add_argument("--chat-template", help="name of the tokenizer's chat template, or `none` to do without one")
+    parser.add_argument("--teacher-is-finished", action="store_true", help="use it as it is, without fine-tuning")
+    parser.add_argument("--only", action="store_true", help="take the other rows out of params.yaml's table")
+    parser.add_argument("--hours", type=_hours, help="write a size that takes about so long on this machine")
+    return parser.parse_args()
 
 
 def _hours(text: str) -> float:
