@@ -26,7 +26,7 @@ from distill.project.errors import DataError, SettingsError, run_stage
 from distill.project.files import write_text
 from distill.project.references import Reference
 from distill.project.settings import parse, read_yaml
-from distill.project.table import PARAMS
+from distill.project.table import PARAMS, read_table
 from distill.text.words import PAPER, Words
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
@@ -143,10 +143,14 @@ def _require_free(name: str, places: list[Path]) -> None:
             f"--name {name[:70]}: use letters, digits, `_` and `-` only, 64 at most and no `-` first, because DVC "
             "builds names from it"
         )
-    table = read_yaml(PARAMS)
+    table = read_table()
     taken = [str(place) for place in places if place.exists()]
-    for kind, own in (("families", name), ("students", f"{name}-student"), ("datasets", f"{name}_test")):
-        taken += [f"{kind}.{own} of {PARAMS}"] if own in (table.get(kind) or {}) else []
+    for kind, own, there in (
+        ("families", name, table.families),
+        ("students", f"{name}-student", table.students),
+        ("datasets", f"{name}_test", table.datasets),
+    ):
+        taken += [f"{kind}.{own} of {PARAMS}"] if own in there else []
     if taken:
         raise SettingsError(f"{', '.join(taken)}: there already; choose another --name, or remove what is there")
 
