@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill.evaluation.guessing import LOOK_ROWS, FirstLook
+from distill.evaluation.guessing import FirstLook
 from distill.preflight.findings import gibibytes
 from distill.preflight.machine import read_machine
 from distill.project.errors import SettingsError
@@ -59,6 +59,7 @@ def look(
     Raises: SettingsError when the student's model has not more layers than that; ModelError when one cannot be loaded.
     """
     from distill.conversion.cut import cut
+    from distill.evaluation.first_look import look_at
     from distill.models.checkpoints import quiet_libraries
     from distill.models.loading import load_model
     from distill.text.tokenizers import load_tokenizer
@@ -66,14 +67,16 @@ def look(
     quiet_libraries()
     if keep is not None:
         require_fewer(keep, found.student_layers)
-    if (reason := _obstacle(found, keep)) is not None:
+    # A cut model is made beside its origin.
+    largest, copies = max(found.teacher_parameters, found.student_parameters), 1 if keep is None else 2
+    if (reason := obstacle(largest, copies)) is not None:
         line = f"look      not taken, because {reason}; the stage `base` looks before it trains"
         return Looked((line,), None if keep is None else _middle(found, keep))
     # From all over the rows, which may be sorted.
     drawn = [rows[place] for place in permutation(len(rows), 0, "rows looked at")[:_ROWS]]
     examples = as_examples(load_tokenizer(student), prompt, drawn)
     model = load_model(teacher)
-    first = look_at(model, examples)
+    first = look_at(model, examples, (), _BATCH)
     if student != teacher:
         del model  # there may be no memory for both
         model = load_model(student)
@@ -84,16 +87,15 @@ def look(
         model = cut(model, kept)
     if keep is not None or student != teacher:
         # A cut student is healed by its training, so it is not held against its teacher.
-        lines.append(_line("student", look_at(model, examples), None if keep is not None else first))
+        lines.append(_line("student", look_at(model, examples, (), _BATCH), None if keep is not None else first))
     return Looked(tuple(lines), chosen)
 
 
-def _obstacle(found: Models, keep: int | None) -> str | None:
-    """Why the models cannot be read here; a cut model is made beside its origin."""
-    largest = max(found.teacher_parameters, found.student_parameters)
-    if largest > LARGEST_READ:
+def obstacle(parameters: int, copies: int = 1) -> str | None:
+    """Why a model of so many parameters cannot be read here, `copies` at once; None where it can."""
+    if parameters > LARGEST_READ:
         return f"the larger model has more than {LARGEST_READ / 1e9:g}B parameters"
-    needed, free = largest * _NUMBER * (1 if keep is None else 2), read_machine(Path()).available
+    needed, free = copies * parameters * _NUMBER, read_machine(Path()).available
     return f"it needs {gibibytes(needed)} of memory and {gibibytes(free)} are free" if needed > free else None
 
 
@@ -110,15 +112,6 @@ def as_examples(tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, rows
         for place, ((prompt_ids, response_ids), reference) in enumerate(zip(pairs, references, strict=True))
         if len(prompt_ids) <= prompt.max_prompt_tokens
     ]
-
-
-def look_at(model: PreTrainedModel, examples: Sequence[Example]) -> FirstLook:
-    """The model's loss on the first examples, beside that of guessing."""
-    from distill.models.parts import head, rows_of
-
-    rows = examples[:LOOK_ROWS]
-    responses = [row.response_ids for row in examples]
-    return FirstLook.beside(_loss(model, rows), responses[:LOOK_ROWS], rows_of(head(model)), responses[LOOK_ROWS:])
 
 
 def choose_cut(model: PreTrainedModel, keep: int, examples: Sequence[Example]) -> Cut:
