@@ -11,6 +11,7 @@ does not pass `commands.check` is taken back.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 from dataclasses import replace
@@ -25,7 +26,7 @@ from distill.project.errors import DataError, SettingsError, run_stage
 from distill.project.files import write_text
 from distill.project.references import Reference
 from distill.project.settings import parse, read_yaml
-from distill.project.table import PARAMS
+from distill.project.table import PARAMS, read_table
 from distill.text.words import PAPER, Words
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
@@ -35,23 +36,7 @@ _COMPARED_ROWS = 200
 
 def main() -> None:
     """Write the profile, the evaluation set and the rows of params.yaml, and print how to build them."""
-    parser = argparse.ArgumentParser(
-        prog="python -m commands.adopt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--name", required=True, help="the new family; its student will be <name>-student")
-    parser.add_argument("--teacher", required=True, help="hub id with @commit, or folder")
-    parser.add_argument("--student", help="the same, of the same tokenizer; with --student-layers the teacher if none")
-    parser.add_argument("--student-layers", type=int, help="cut the student to so many layers, the best ones found")
-    parser.add_argument("--data", required=True, type=_file, help="rows with instruction, input and output, or chats")
-    parser.add_argument("--test", type=_file, help="evaluation rows; otherwise some of --data are kept for it")
-    parser.add_argument("--valid", type=_file, help="validation rows; otherwise some of --data are taken for it")
-    parser.add_argument("--corpus", type=_file, help="plain text for L_PT; none leaves the term out")
-    parser.add_argument("--fields", default="", help="other names, e.g. instruction=question,output=answer")
-    parser.add_argument("--chat-template", help="name of the tokenizer's chat template, or `none` to do without one")
-    parser.add_argument("--teacher-is-finished", action="store_true", help="use it as it is, without fine-tuning")
-    parser.add_argument("--only", action="store_true", help="take the other rows out of params.yaml's table")
-    parser.add_argument("--hours", type=float, help="write a size that takes about so long on this machine")
-    given = parser.parse_args()
+    given = _arguments()
     new = [Path("profiles") / f"{given.name}.yaml", Path("evalsets") / f"{given.name}_test.yaml"]
     _require_free(given.name, [*new, Path("adopted") / given.name])
     if given.student is None and given.student_layers is None:
@@ -111,6 +96,36 @@ def main() -> None:
     _tell(given.name, adoption, placed, [*told, *looked.lines, *left], given.hours)
 
 
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m commands.adopt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--name", required=True, help="the new family; its student will be <name>-student")
+    parser.add_argument("--teacher", required=True, help="hub id with @commit, or folder")
+    parser.add_argument("--student", help="the same, of the same tokenizer; with --student-layers the teacher if none")
+    parser.add_argument("--student-layers", type=int, help="cut the student to so many layers, the best ones found")
+    parser.add_argument("--data", required=True, type=_file, help="rows with instruction, input and output, or chats")
+    parser.add_argument("--test", type=_file, help="evaluation rows; otherwise some of --data are kept for it")
+    parser.add_argument("--valid", type=_file, help="validation rows; otherwise some of --data are taken for it")
+    parser.add_argument("--corpus", type=_file, help="plain text for L_PT; none leaves the term out")
+    parser.add_argument("--fields", default="", help="other names, e.g. instruction=question,output=answer")
+    parser.add_argument("--chat-template", help="name of the tokenizer's chat template, or `none` to do without one")
+    parser.add_argument("--teacher-is-finished", action="store_true", help="use it as it is, without fine-tuning")
+    parser.add_argument("--only", action="store_true", help="take the other rows out of params.yaml's table")
+    parser.add_argument("--hours", type=_hours, help="write a size that takes about so long on this machine")
+    return parser.parse_args()
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = math.nan
+    if not 0 < hours < math.inf:
+        raise argparse.ArgumentTypeError(f"`{text}` is no time that work could fit; give hours, e.g. 1 or 0.5")
+    return hours
+
+
 def _file(text: str) -> Path:
     return Path(os.path.expanduser(text))  # noqa: PTH111  (no HOME is no fault)
 
@@ -128,10 +143,14 @@ def _require_free(name: str, places: list[Path]) -> None:
             f"--name {name[:70]}: use letters, digits, `_` and `-` only, 64 at most and no `-` first, because DVC "
             "builds names from it"
         )
-    table = read_yaml(PARAMS)
+    table = read_table()
     taken = [str(place) for place in places if place.exists()]
-    for kind, own in (("families", name), ("students", f"{name}-student"), ("datasets", f"{name}_test")):
-        taken += [f"{kind}.{own} of {PARAMS}"] if own in (table.get(kind) or {}) else []
+    for kind, own, there in (
+        ("families", name, table.families),
+        ("students", f"{name}-student", table.students),
+        ("datasets", f"{name}_test", table.datasets),
+    ):
+        taken += [f"{kind}.{own} of {PARAMS}"] if own in there else []
     if taken:
         raise SettingsError(f"{', '.join(taken)}: there already; choose another --name, or remove what is there")
 

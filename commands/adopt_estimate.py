@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from commands.adopt_table import read_commented, replace_comment, write_commented
 from commands.doctor_outlook import Outlook, measured_here, outlook
 from distill.on_policy.settings import OnPolicySettings
 from distill.preflight.findings import gibibytes
-from distill.preflight.lengths import Lengths
 from distill.preflight.machine import read_machine
 from distill.preflight.report import duration
 from distill.project.errors import DistillError
 from distill.project.settings import Settings
+from distill.project.table import profile_path
 from distill.training.settings import SupervisedSettings
 
 SECONDS = 10.0
@@ -28,7 +29,7 @@ _NEARLY = 1.2
 
 
 @dataclass(frozen=True)
-class Size:
+class SmallerSize:
     """A smaller size of a family's recipe: what `share` of rows and steps leaves."""
 
     rows: int
@@ -57,14 +58,15 @@ class Size:
             changed = {}
         return {name: value for name, value in changed.items() if value != getattr(settings, name)}
 
-    def told(self, name: str) -> list[str]:
-        """The lines to change, for a person."""
+    def told(self, name: str, valid_file: bool) -> list[str]:
+        """The lines to change, for a person; `valid_file`: whether validation rows have a file of their own."""
+        valid = f"valid.limit: {self.valid}" if valid_file else f"valid_rows: {self.valid}"
         steps = (
             "" if self.steps is None else f"; max_steps: {self.steps}, rollouts: {_ROLLOUTS}, minibatch: {_MINIBATCH}"
         )
         return [
             f"  profiles/{name}.yaml       data.rows: {{teacher: {self.rows}, student: {self.rows}}}, "
-            f"valid_rows: {self.valid}; epochs: {_EPOCHS} at most{steps}",
+            f"{valid}; epochs: {_EPOCHS} at most{steps}",
             f"  evalsets/{name}_test.yaml  limit: {self.tests}",
         ]
 
@@ -100,16 +102,16 @@ def tell_cost(name: str, hours: float | None) -> None:
     size = fitting(found, student, asked)
     if size is None:
         print(f"No part of it fits {within} here: take a smaller model or another machine.")
-    elif hours is None:
+        return
+    if hours is None:
         print(f"To fit {within}, change these lines (`--hours {asked / 3600:g}` writes them):")
-        print("\n".join(size.told(name)))
     else:
-        write_size(name, student, size, found)
+        write_size(name, student, size, found, within)
         print(f"Written so that it fits {within}:")
-        print("\n".join(size.told(name)))
+    print("\n".join(size.told(name, found.profiles[name].recipe.data.valid is not None)))
 
 
-def fitting(found: Outlook, student: str, seconds: float) -> Size | None:
+def fitting(found: Outlook, student: str, seconds: float) -> SmallerSize | None:
     """The largest size whose stages take at most `seconds` in all; None where the smallest takes longer."""
     (row,) = found.rows
     family = found.table.students[student].family
@@ -122,13 +124,15 @@ def fitting(found: Outlook, student: str, seconds: float) -> Size | None:
     tests = found.measured.datasets.get(own, 0)
     for halved in range(_HALVINGS):
         share = 0.5**halved
-        size = Size(
+        size = SmallerSize(
             max(_FEWEST_ROWS, round(rows * share)),
             min(valid, max(_FEWEST_CHECKED, round(valid * share))),
             min(tests, max(_FEWEST_CHECKED, round(tests * share))),
             max(_FEWEST_STEPS, round(max(steps) * share)) if steps else None,
         )
-        smaller = found.resized(_resized(profile, student, size), _shorter(row.lengths, size), {own: size.tests})
+        smaller = found.resized(
+            _resized(profile, student, size), replace(row.lengths, valid=size.valid), {own: size.tests}
+        )
         if smaller.total() <= seconds:
             return size
     return None
@@ -139,11 +143,7 @@ def _trained(recipe: Any, student: str) -> Mapping[str, Settings]:
     return trained
 
 
-def _shorter(lengths: Lengths, size: Size) -> Lengths:
-    return replace(lengths, valid=size.valid)
-
-
-def _resized(profile: Any, student: str, size: Size) -> Any:
+def _resized(profile: Any, student: str, size: SmallerSize) -> Any:
     """The profile with the sections of `size`."""
     recipe = profile.recipe
     own = recipe.students[student]
@@ -160,28 +160,29 @@ def _resized(profile: Any, student: str, size: Size) -> Any:
     return profile.model_copy(update={"recipe": recipe.model_copy(update=changed)})
 
 
-def write_size(name: str, student: str, size: Size, found: Outlook) -> None:
-    """Write `size` into the family's profile and evaluation set; what else stands there stays as it is."""
-    from ruamel.yaml import YAML
+def write_size(name: str, student: str, size: SmallerSize, found: Outlook, within: str) -> None:
+    """Write `size` into the family's profile and evaluation set; what else stands there stays as it is.
 
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    path = Path("profiles") / f"{name}.yaml"
-    content = yaml.load(path.read_text(encoding="utf-8"))
-    recipe, profile = content["recipe"], found.profiles[name].recipe
-    recipe["data"]["rows"] = {"teacher": size.rows, "student": size.rows}
-    if "valid_rows" in recipe["data"]:
-        recipe["data"]["valid_rows"] = size.valid
+    The recipe's note, which stands below the results, says that it was cut to fit `within`.
+    """
+    path, profile = profile_path(name), found.profiles[name].recipe
+    content = read_commented(path)
+    recipe = content["recipe"]
+    recipe["note"] = f"{recipe['note']}; rows, epochs and steps cut to fit {within}"
+    data = recipe["data"]
+    data["rows"].update(teacher=size.rows, student=size.rows)
+    if "valid" in data:
+        data["valid"]["limit"] = size.valid
+    else:
+        data["valid_rows"] = size.valid
+    for field in ("rows", "valid", "valid_rows"):
+        replace_comment(data, field, f"to fit {within}")
     if profile.teacher.sft is not None:
         recipe["teacher"]["sft"].update(size.of(profile.teacher.sft))
     for section, settings in _trained(profile, student).items():
         recipe["students"][student][section].update(size.of(settings))
-    with path.open("w", encoding="utf-8") as stream:
-        yaml.dump(content, stream)
+    write_commented(path, content)
     tests = Path("evalsets") / f"{name}_test.yaml"
-    described = yaml.load(tests.read_text(encoding="utf-8"))
+    described = read_commented(tests)
     described["limit"] = size.tests
-    with tests.open("w", encoding="utf-8") as stream:
-        yaml.dump(described, stream)
+    write_commented(tests, described)

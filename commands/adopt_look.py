@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill.evaluation.guessing import FirstLook
+from distill.preflight.findings import gibibytes
+from distill.preflight.machine import read_machine
 from distill.project.errors import SettingsError
+from distill.project.randomness import permutation
 from distill.project.references import Reference
 
 if TYPE_CHECKING:
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
 
 # Read in minutes on a CPU; a larger model is looked at by the stage `base`, on the machine that trains it.
 LARGEST_READ = 1.5e9
+_NUMBER = 4  # bytes; weights are read in float32
 _ROWS = 400  # from which the frequencies of tokens are counted
 _CUT_ROWS = 12
 _BLOCKS = 12
@@ -60,18 +65,20 @@ def look(
     from distill.text.tokenizers import load_tokenizer
 
     quiet_libraries()
-    sizes = {"teacher": found.teacher_parameters, "student": found.student_parameters}
     if keep is not None:
         require_fewer(keep, found.student_layers)
-    if max(sizes.values()) > LARGEST_READ:
-        line = (
-            f"look      not taken of models over {LARGEST_READ / 1e9:g}B here; the stage `base` looks before it trains"
-        )
+    # A cut model is made beside its origin.
+    largest, copies = max(found.teacher_parameters, found.student_parameters), 1 if keep is None else 2
+    if (reason := obstacle(largest, copies)) is not None:
+        line = f"look      not taken, because {reason}; the stage `base` looks before it trains"
         return Looked((line,), None if keep is None else _middle(found, keep))
-    examples = as_examples(load_tokenizer(student), prompt, rows[:_ROWS])
+    # From all over the rows, which may be sorted.
+    drawn = [rows[place] for place in permutation(len(rows), 0, "rows looked at")[:_ROWS]]
+    examples = as_examples(load_tokenizer(student), prompt, drawn)
     model = load_model(teacher)
     first = look_at(model, examples, (), _BATCH)
     if student != teacher:
+        del model  # there may be no memory for both
         model = load_model(student)
     lines, chosen = [_line("teacher", first)], None
     if keep is not None:
@@ -82,6 +89,14 @@ def look(
         # A cut student is healed by its training, so it is not held against its teacher.
         lines.append(_line("student", look_at(model, examples, (), _BATCH), None if keep is not None else first))
     return Looked(tuple(lines), chosen)
+
+
+def obstacle(parameters: int, copies: int = 1) -> str | None:
+    """Why a model of so many parameters cannot be read here, `copies` at once; None where it can."""
+    if parameters > LARGEST_READ:
+        return f"the larger model has more than {LARGEST_READ / 1e9:g}B parameters"
+    needed, free = copies * parameters * _NUMBER, read_machine(Path()).available
+    return f"it needs {gibibytes(needed)} of memory and {gibibytes(free)} are free" if needed > free else None
 
 
 def as_examples(tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, rows: Sequence[Row]) -> list[Example]:
@@ -118,7 +133,7 @@ def choose_cut(model: PreTrainedModel, keep: int, examples: Sequence[Example]) -
 
 
 def _middle(found: Models, keep: int) -> Cut:
-    """The middle block left out, of a model that is too large to be looked at here."""
+    """The middle block left out, of a model that cannot be looked at here."""
     start, lost = keep // 2, found.student_layers - keep
     return Cut(tuple(range(start, start + lost)), round(found.student_parameters * keep / found.student_layers), ())
 

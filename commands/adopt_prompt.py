@@ -33,7 +33,7 @@ _UNLIMITED = 2**30
 
 
 @dataclass(frozen=True)
-class Lengths:
+class TokenLimit:
     """Tokens of the rows' prompts, or of their answers with the end of sequence."""
 
     usual: int
@@ -51,8 +51,8 @@ class Prompt:
 
     templates: tuple[str, str]
     chat: bool
-    prompts: Lengths
-    responses: Lengths
+    prompts: TokenLimit
+    responses: TokenLimit
     rows: int
     """Rows that were measured."""
 
@@ -102,8 +102,8 @@ def choose_prompt(rows: Sequence[Row], tokenizer: Any, models: Models) -> Prompt
     return Prompt(
         templates,
         chat,
-        Lengths(*_usual_and_longest([asked for asked, _ in tokens]), prompt, over),
-        Lengths(*_usual_and_longest([answered for _, answered in tokens]), response, cut),
+        TokenLimit(*_usual_and_longest([asked for asked, _ in tokens]), prompt, over),
+        TokenLimit(*_usual_and_longest([answered for _, answered in tokens]), response, cut),
         len(tokens),
     )
 
@@ -144,5 +144,5 @@ def _usual_and_longest(lengths: Sequence[int]) -> tuple[int, int]:
     return ordered[math.ceil(_USUAL * len(ordered)) - 1], ordered[-1]
 
 
-def _told(lengths: Lengths) -> str:
+def _told(lengths: TokenLimit) -> str:
     return f"{lengths.limit:,} tokens at most (95 % have up to {lengths.usual:,}, the longest {lengths.longest:,})"

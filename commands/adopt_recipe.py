@@ -12,7 +12,7 @@ from typing import Any
 
 from commands.adopt_look import Cut
 from commands.adopt_models import Models
-from commands.adopt_prompt import SHORT, Lengths, Prompt
+from commands.adopt_prompt import SHORT, Prompt, TokenLimit
 from commands.methods import Method
 from distill.data.rows import Fields
 from distill.models.settings import spans
@@ -21,7 +21,7 @@ from distill.text.words import PAPER, Words
 
 
 @dataclass(frozen=True)
-class Size:
+class PaperSize:
     """What the paper does with models of a size."""
 
     below: float
@@ -36,10 +36,10 @@ class Size:
 
 # The paper's line is at 1.3B: 20 epochs below it, 10 from there on. Rates within its ranges are the scripts'.
 SIZES = (
-    Size(0.2e9, "5e-4", 20, "GPT-2 120M", 16, "1e-4"),
-    Size(1.2e9, "1e-4", 20, "GPT-2 340M and 760M", 8, "5e-5"),
-    Size(4e9, "5e-5", 10, "GPT-2 1.5B, OPT 1.3B and 2.7B", 4, "1e-5"),
-    Size(float("inf"), "1e-5", 10, "OPT 6.7B and 13B, LLaMA 7B and 13B", 2, "5e-6"),
+    PaperSize(0.2e9, "5e-4", 20, "GPT-2 120M", 16, "1e-4"),
+    PaperSize(1.2e9, "1e-4", 20, "GPT-2 340M and 760M", 8, "5e-5"),
+    PaperSize(4e9, "5e-5", 10, "GPT-2 1.5B, OPT 1.3B and 2.7B", 4, "1e-5"),
+    PaperSize(float("inf"), "1e-5", 10, "OPT 6.7B and 13B, LLaMA 7B and 13B", 2, "5e-6"),
 )
 _GENTLE_EPOCHS = 3
 _MOST_VALID_ROWS = 1000
@@ -71,8 +71,6 @@ class Adoption:
     student: Reference
     finished_teacher: bool
     models: Models
-    cut: Cut | None
-    """How the student is cut from its model."""
     prompt: Prompt
     train: str
     test: str
@@ -88,6 +86,8 @@ class Adoption:
     """What was left out of the user's files, since copies of them do not tell."""
     words: Words = PAPER
     """Words of Rouge-L."""
+    cut: Cut | None = None
+    """How the student is cut from its model."""
 
     @property
     def valid_rows(self) -> int:
@@ -111,7 +111,7 @@ class Adoption:
         return min(5000, 16 * collections)
 
 
-def size_of(parameters: int) -> Size:
+def size_of(parameters: int) -> PaperSize:
     """The row of the table that a model belongs to."""
     return next(size for size in SIZES if parameters < size.below)
 
@@ -192,7 +192,7 @@ def _prompt(adoption: Adoption) -> list[str]:
     return [*lines, ""]
 
 
-def _spread(lengths: Lengths) -> str:
+def _spread(lengths: TokenLimit) -> str:
     return f"95 % have up to {lengths.usual:,} tokens, the longest {lengths.longest:,}"
 
 
@@ -241,7 +241,7 @@ def _student_model(adoption: Adoption) -> list[str]:
             f"      # worst {worst:.2f}. `pretrain` on a corpus heals it further.",
         ]
     else:
-        notes = ["      # Layers left out: the middle block, not compared with others because the model is large."]
+        notes = ["      # Layers left out: the middle block; no other cut was compared with it."]
     return [*notes, f"      model: {{source: {source}, drop_layers: [{spans(cut.dropped)}]}}"]
 
 

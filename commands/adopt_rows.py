@@ -106,37 +106,37 @@ def _read(path: Path, fields: Fields) -> Split:
 
 
 def place_rows(name: str, given: GivenRows, made: list[Path]) -> PlacedRows:
-    """Leave the user's own files where they are, or copy them where a part is kept for the evaluation.
+    """Leave the user's own files where they are, or copy them where that would not do.
 
-    New places are added to `made`. Raises: DataError when no prompt can be kept apart.
+    That is where a part is kept for the evaluation, and where validation rows are in a file of their own, which DVC
+    would not watch. New places are added to `made`. Raises: DataError when no prompt can be kept apart.
     """
     from distill.data.rows import Fields
     from distill.data.splits import draw_prompts
 
     rows = given.train.rows
-    if given.test is not None and given.test_file is not None:
-        beside = given.data.parent
+    if given.test is not None and given.test_file is not None and given.valid is None:
         return PlacedRows(
             given.data,
             given.test_file,
             given.data.name,
-            os.path.relpath(given.test_file, beside),
-            None if given.valid_file is None else os.path.relpath(given.valid_file, beside),
+            os.path.relpath(given.test_file, given.data.parent),
+            None,
             given.fields,
             rows,
             tuple(_lines(given, rows, given.test.rows)),
         )
-    wanted = min(len(rows) // 10, _MOST_TEST_ROWS)
-    # As validation rows are: drawn from the whole file, which may be sorted, and the same each time.
-    kept = draw_prompts(rows, wanted, "test rows")
-    if not kept:
-        raise DataError(f"all {len(rows)} rows of {given.data} ask the same; name other rows with `--test`")
-    chosen = set(kept)
-    parts = {
-        "test": [rows[i] for i in kept],
-        "train": [row for i, row in enumerate(rows) if i not in chosen],
-        "valid": None if given.valid is None else given.valid.rows,
-    }
+    if given.test is not None:
+        tests, training = given.test.rows, rows
+    else:
+        wanted = min(len(rows) // 10, _MOST_TEST_ROWS)
+        # As validation rows are: drawn from the whole file, which may be sorted, and the same each time.
+        kept = draw_prompts(rows, wanted, "test rows")
+        if not kept:
+            raise DataError(f"all {len(rows)} rows of {given.data} ask the same; name other rows with `--test`")
+        chosen = set(kept)
+        tests, training = [rows[i] for i in kept], [row for i, row in enumerate(rows) if i not in chosen]
+    parts = {"test": tests, "train": training, "valid": None if given.valid is None else given.valid.rows}
     folder = Path("adopted") / name
     made.append(folder)
     for file, part in parts.items():
@@ -149,8 +149,8 @@ def place_rows(name: str, given: GivenRows, made: list[Path]) -> PlacedRows:
         "test.jsonl",
         None if given.valid is None else "valid.jsonl",
         Fields(),
-        parts["train"] or [],
-        tuple(_lines(given, parts["train"] or [], parts["test"] or [])),
+        training,
+        tuple(_lines(given, training, tests)),
     )
 
 

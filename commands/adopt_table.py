@@ -1,11 +1,13 @@
-"""What `commands.adopt` changes in params.yaml: new rows, and with `--only` no others. Comments stay as they are."""
+"""What `commands.adopt` changes in params.yaml: new rows, and with `--only` no others; and YAML whose comments stay."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill.project.files import write_text
 from distill.project.table import PARAMS
 
 if TYPE_CHECKING:
@@ -15,8 +17,7 @@ if TYPE_CHECKING:
 
 def add_rows(name: str, family: str, test: str, only: bool) -> None:
     """Put the rows first in each mapping of the table; `only` takes out the others, labelled and judged sets too."""
-    yaml = _yaml()
-    content = yaml.load(PARAMS.read_text(encoding="utf-8"))
+    content = read_commented(PARAMS)
     for kind, key, value in (
         ("students", f"{name}-student", _flow({"family": name})),
         ("families", name, family),
@@ -31,14 +32,32 @@ def add_rows(name: str, family: str, test: str, only: bool) -> None:
         if judge.get("datasets"):
             # What is judged stands in `datasets`, and costs money: for other rows it is to be asked for anew.
             judge["datasets"], judge["enabled"] = [], False
-    with PARAMS.open("w", encoding="utf-8") as stream:
-        yaml.dump(content, stream)
+    write_commented(PARAMS, content)
 
 
 def former_results(students: list[str]) -> list[str]:
     """The files of `results/` that belong to students which the table no longer has."""
     found = (path for student in students for path in Path("results").glob(f"{student}.*"))
     return sorted(path.as_posix() for path in found)
+
+
+def read_commented(path: Path) -> Any:
+    """The content of a YAML file with its comments."""
+    return _yaml().load(path.read_text(encoding="utf-8"))
+
+
+def write_commented(path: Path, content: Any) -> None:
+    """Write what `read_commented` gave, comments and all."""
+    stream = io.StringIO()
+    _yaml().dump(content, stream)
+    write_text(path, stream.getvalue())
+
+
+def replace_comment(content: CommentedMap, key: str, comment: str) -> None:
+    """Put another comment beside an entry that has one; what stands on the lines behind it stays."""
+    beside = (content.ca.items.get(key) or [None] * 4)[2]
+    if beside is not None:
+        beside.value = f"# {comment}\n" + str(beside.value).partition("\n")[2]
 
 
 def _yaml() -> YAML:

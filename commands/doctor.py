@@ -57,7 +57,7 @@ def main() -> None:
         *version_findings(root / "constraints.txt"),
         *surroundings_findings(root, os.environ),
         *machine_findings(machine, found.disk),
-        remote_finding(root),
+        remote_finding(root, os.environ),
         *lock_findings(root),
         *findings,
     ]
@@ -221,7 +221,8 @@ def _details(found: Outlook) -> None:
         return
     whole, rest = found.total(), found.total(unbuilt=True)
     left = f", {duration(rest)} of it still to do" if rest < 0.99 * whole else ""
-    print(f"In all: `make repro` takes about {duration(whole)} here, {found.lanes} at full speed side by side{left}.")
+    at_once = f", {found.lanes} stages at full speed side by side" if found.lanes > 1 else ""
+    print(f"In all: `make repro` takes about {duration(whole)} here{at_once}{left}.")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from commands.adopt_look import LARGEST_READ
+from commands.adopt_look import obstacle
 from distill.evaluation.guessing import FirstLook, stored_look
 from distill.models.settings import ModelSettings
 from distill.preflight.findings import Finding
@@ -34,7 +34,10 @@ def _taken(family: str, settings: ModelSettings | None, origin: PlannedModel | N
     valid, train = (Path("data") / family / f"{split}.parquet" for split in ("valid", "train"))
     if settings is None or settings.source is None or origin is None or not (valid.is_file() and train.is_file()):
         return None
-    if origin.where != "here" or origin.shape is None or origin.shape.parameters > LARGEST_READ:
+    if origin.where != "here" or origin.shape is None:
+        return None
+    # A cut model is made beside its origin.
+    if obstacle(origin.shape.parameters, 2 if settings.is_cut else 1) is not None:
         return None
     from distill.conversion.cut import cut, layer_count
     from distill.evaluation.first_look import look_at

@@ -14,7 +14,7 @@ from commands.doctor_plan import Measured, Plan, StudentPlan, placement, plan_ro
 from commands.recipe import Profile
 from distill.generation.settings import EvaluationSettings
 from distill.preflight.findings import Finding
-from distill.preflight.lengths import Lengths, counted_lengths, guessed_lengths, read_lengths
+from distill.preflight.lengths import Lengths, count_lines, counted_lengths, guessed_lengths, read_lengths
 from distill.preflight.machine import Machine
 from distill.preflight.memory_estimate import Device
 from distill.preflight.rough_speeds import IMPORTS, rough_prices
@@ -228,7 +228,4 @@ def _prompts(name: str, place: Path, drawn: int) -> int:
 
 
 def _lines(path: Path) -> int | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as stream:
-        return sum(1 for line in stream if line.strip())
+    return count_lines(path) if path.is_file() else None

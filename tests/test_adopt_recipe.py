@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from transformers import GenerationConfig
 
 from commands.adopt_models import Models, instructed
-from commands.adopt_prompt import PAPER, SHORT, TURN, Lengths, Prompt, choose_prompt
+from commands.adopt_prompt import PAPER, SHORT, TURN, Prompt, TokenLimit, choose_prompt
 from commands.adopt_recipe import SIZES, Adoption, profile_text, size_of
 from commands.methods import read_methods
 from distill.data.rows import Row
@@ -37,8 +37,8 @@ def test_limits_fit_the_rows() -> None:
     reader = tokenizer(None)
     prompt = choose_prompt(rows_of(*[(30, 20)] * 99, (60, 400)), reader, BARE)
     assert prompt.templates == SHORT, "the paper's would take more than a quarter of what the models read"
-    assert prompt.prompts == Lengths(32, 62, 32, 1), "one prompt of 62 is left out"
-    assert prompt.responses == Lengths(21, 401, 32, 0), "its answer is not cut as well"
+    assert prompt.prompts == TokenLimit(32, 62, 32, 1), "one prompt of 62 is left out"
+    assert prompt.responses == TokenLimit(21, 401, 32, 0), "its answer is not cut as well"
     prompt = choose_prompt(rows_of(*[(30, 20)] * 90, *[(44, 25)] * 10), reader, BARE)
     assert (prompt.prompts.limit, prompt.prompts.over) == (48, 0), "not far longer than the rest: all stay"
     prompt = choose_prompt(rows_of(*[(100, 900)] * 50), reader, BARE)
@@ -127,7 +127,7 @@ def adoption(**given: Any) -> Adoption:
         "student": Reference(path="student"),
         "finished_teacher": False,
         "models": Models(1_557_611_200, 124_439_808, 1024, chat=False, end_of_turn=None),
-        "prompt": Prompt(PAPER, False, Lengths(180, 240, 240, 0), Lengths(90, 300, 96, 7), 1000),
+        "prompt": Prompt(PAPER, False, TokenLimit(180, 240, 240, 0), TokenLimit(90, 300, 96, 7), 1000),
         "train": "train.jsonl",
         "test": "test.jsonl",
         "valid": None,

@@ -136,6 +136,14 @@ def test_a_place_by_number_in_other_lists_is_free() -> None:
     assert pair(split) == ("Q", "A")
 
 
+def test_a_key_that_is_a_number_is_no_place_in_a_list() -> None:
+    records = [Record(1, {"0": {"from": "human", "value": "Q"}, "output": "A"})]
+    assert pair(interpret(RecordTable("rows", "row", records, []), Fields(instruction="0.value"), "error")) == (
+        "Q",
+        "A",
+    )
+
+
 def test_the_audit_and_its_table_tell_unused_turns(tmp_path: Path) -> None:
     split = read(sharegpt("system: S", "human: Q", "gpt: A", "human: R"))
     report = audit_split(split)

@@ -243,14 +243,14 @@ def test_versions_are_held_against_the_constraints(tmp_path: Path) -> None:
 
 def test_remote_locks_and_server(tmp_path: Path) -> None:
     (tmp_path / ".dvc/tmp").mkdir(parents=True)
-    assert remote_finding(tmp_path).text.startswith("none; ")
+    assert remote_finding(tmp_path, {}).text.startswith("none; ")
     config = tmp_path / ".dvc/config"
     config.write_text("[core]\n    remote = store\n['remote \"store\"']\n    url = ../nowhere\n")
-    assert remote_finding(tmp_path).level == "warn"
+    assert remote_finding(tmp_path, {}).level == "warn"
     (tmp_path / "nowhere").mkdir()
-    assert remote_finding(tmp_path).level == "ok"
+    assert remote_finding(tmp_path, {}).level == "ok"
     config.write_text("[core]\n    remote = store\n['remote \"store\"']\n    url = s3://bucket/path\n")
-    assert remote_finding(tmp_path).text == "store at s3://bucket/path, not asked"
+    assert remote_finding(tmp_path, {}).text == "store at s3://bucket/path, not asked"
 
     assert lock_findings(tmp_path)[0].text == "free"
     dead = subprocess.Popen(["true"])

@@ -125,6 +125,9 @@ def test_rows_are_counted_before_they_are_prepared(tmp_path: Path) -> None:
     guessed = guessed_lengths(data, PROMPT, tmp_path)
     assert (guessed.rows, guessed.valid, guessed.known) == (50, 10, False)
     assert guessed.response == pytest.approx(13 / 4 + 1) and guessed.longest_response == 32
+    (tmp_path / "mine.json").write_text(json.dumps(rows))
+    listed = data.model_copy(update={"train": Source(path="mine.json")})
+    assert guessed_lengths(listed, PROMPT, tmp_path) == guessed, "a list on one line is as many rows"
 
 
 def test_a_validation_is_estimated_with_some_logits_at_a_time() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from distill.preflight import surroundings
 from distill.preflight.machine import read_machine
 from distill.preflight.surroundings import surroundings_findings
 from distill.project.errors import forbidden_message, is_forbidden
@@ -49,8 +50,16 @@ def test_folders_that_cannot_be_written_stop(tmp_path: Path, monkeypatch: pytest
     (tmp_path / ".dvc/config").write_text("[cache]\n    dir = ../not/there/yet\n")
     assert set(levels(tmp_path)) == {"surroundings"}
 
+    def forbid(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
     def refuse(dir: Path) -> None:
         raise OSError(30, "Read-only file system")
+
+    (tmp_path / ".dvc/config").write_text("[cache]\n    dir = ~nobody_of_this_name/cache\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "exists", forbid)  # as below a folder that this user may not search
+        assert surroundings._cache(tmp_path, surroundings.dvc_settings(tmp_path, {})) == []
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     assert "(Read-only file system); work in a clone on a disk that can be written" in levels(tmp_path)["clone"]

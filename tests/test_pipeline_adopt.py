@@ -11,8 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from commands import adopt, adopt_estimate, check
+from commands import adopt, adopt_estimate, adopt_look, check
+from commands.adopt_models import Models
+from commands.adopt_rows import place_rows, read_given
+from distill.data.rows import Fields
+from distill.preflight.machine import Machine
+from distill.project.references import Reference
 from distill.project.settings import read_yaml
+from distill.text.settings import PromptSettings
 from distill.text.tokenizers import learn_bpe
 from stages import base, evalset, prepare
 from tests.test_data_prompts import CHAT, tokenizer
@@ -134,9 +140,9 @@ def test_only_takes_the_other_rows_out_of_the_table(root: Path, run: Stage, caps
 def test_own_files_and_other_field_names(root: Path, run: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [json.dumps({"question": row["instruction"], "answer": row["output"]}) + "\n" for row in ROWS]
     (root / "rows").mkdir()
-    for name, part in (("train", rows[:50]), ("test", rows[40:]), ("valid", rows[55:])):
+    for name, part in (("train", rows[:50]), ("test", rows[40:])):
         (root / f"rows/{name}.jsonl").write_text("".join(part))
-    sentence = [*SENTENCE[:-1], "rows/train.jsonl", "--test", "rows/test.jsonl", "--valid", "rows/valid.jsonl"]
+    sentence = [*SENTENCE[:-1], "rows/train.jsonl", "--test", "rows/test.jsonl"]
     sentence[sentence.index("teacher")] = "student"
     run(adopt.main, *sentence, "--fields", "instruction=question,output=answer")
     said = capsys.readouterr().out
@@ -146,10 +152,29 @@ def test_own_files_and_other_field_names(root: Path, run: Stage, capsys: pytest.
     assert read_yaml(root / "params.yaml")["families"]["mine"] == "rows/train.jsonl"
     run(prepare.main, "mine")
     report = json.loads((root / "data/mine/report.json").read_text())
-    assert [report["splits"][name]["kept"] for name in ("train", "valid", "test")] == [50, 5, 20]
-    assert report["duplicates"]["across"]["train/test"]["prompts"]["count"] == 10
+    assert [report["splits"][name]["kept"] for name in ("train", "valid", "test")] == [45, 5, 20]
+    across = report["duplicates"]["across"]
+    assert sum(across[f"{name}/test"]["prompts"]["count"] for name in ("train", "valid")) == 10
     run(evalset.main, "mine_test")
     assert (root / "evaluation/mine_test.jsonl").read_text().count("\n") == 20
+
+
+def test_validation_rows_in_a_file_are_put_where_dvc_watches_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = [Path(f"{name}.jsonl") for name in ("train", "test", "valid")]
+    for file in files:
+        file.write_text("".join(json.dumps({"q": row["instruction"], "a": row["output"]}) + "\n" for row in ROWS))
+    given = read_given(*files, "instruction=q,output=a")
+    made: list[Path] = []
+    placed = place_rows("mine", given, made)
+    assert (placed.family, placed.fields) == (Path("adopted/mine"), Fields()) and made == [placed.family]
+    assert (placed.train_path, placed.test_path, placed.valid_path) == ("train.jsonl", "test.jsonl", "valid.jsonl")
+    assert placed.test == placed.family / "test.jsonl" and placed.training == given.train.rows
+    for file in files:
+        rows = [json.loads(line) for line in (placed.family / file).read_text().splitlines()]
+        assert [(row["instruction"], row["output"]) for row in rows] == [(r["instruction"], r["output"]) for r in ROWS]
 
 
 def test_conversations_are_found_and_no_prompt_is_on_both_sides(
@@ -203,6 +228,7 @@ FAULTS: list[tuple[tuple[str, ...], str]] = [
     (("--fields", "output=answer"), "has no field for `output: answer`"),
     (("--fields", "outputs=answer"), "--fields.outputs is not a setting; did you mean `output`?"),
     (("--corpus", "none.txt"), "none.txt does not exist; correct the path"),
+    (("--hours", "0"), "argument --hours: `0` is no time that work could fit; give hours, e.g. 1 or 0.5"),
     (
         ("--student", "pickled"),
         "pickled holds its weights as pickles (pytorch_model.bin)",
@@ -289,3 +315,28 @@ def test_a_cut_student_is_chosen_by_a_look(root: Path, run: Stage, capsys: pytes
 )
 def test_a_cut_that_is_none(run: Stage, capsys: pytest.CaptureFixture[str], given: tuple[str, ...], said: str) -> None:
     assert said in refusal(run, capsys, "--name", "mine", "--teacher", "teacher", "--data", "my.jsonl", *given)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [(10**9, r"it needs 7\.5 GiB of memory and 4\.0 GiB are free"), (2 * 10**9, r"more than 1\.5B parameters")],
+)
+def test_models_that_cannot_be_read_here_are_not_looked_at(
+    monkeypatch: pytest.MonkeyPatch, parameters: int, said: str
+) -> None:
+    """Nothing is loaded, since there is nothing to load."""
+    machine = Machine(gpus=(), memory=8 * 2**30, available=4 * 2**30, disk=2**40, cores=2)
+    monkeypatch.setattr(adopt_look, "read_machine", lambda root: machine)
+    models = Models(parameters, parameters, 64, chat=False, end_of_turn=None, student_layers=6)
+    source, prompt = (
+        Reference(path="nowhere"),
+        PromptSettings(
+            with_input="{instruction} {input}",
+            without_input="{instruction}",
+            max_prompt_tokens=8,
+            max_response_tokens=8,
+        ),
+    )
+    looked = adopt_look.look(source, source, models, prompt, [], 4)
+    assert looked.cut is not None and (looked.cut.dropped, looked.cut.losses) == ((2, 3), ())
+    assert re.search(f"not taken, because .*{said}; the stage `base` looks", looked.lines[0])

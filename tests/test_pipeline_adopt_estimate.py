@@ -40,16 +40,25 @@ def test_the_cost_is_told_and_a_size_offered(
     assert said[-1] == "  make repro"
 
 
+@pytest.mark.parametrize("valid", [(), ("--valid", "my.jsonl")], ids=["rows", "a file"])
 def test_hours_write_a_size_that_is_sound(
+    valid: tuple[str, ...],
     root: Path,  # noqa: F811
     run: Stage,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(adopt_estimate, "measured_here", priced(0.02))
-    run(adopt.main, *SENTENCE, "--hours", "0.5")
-    assert "Written so that it fits 30 min:" in capsys.readouterr().out
+    run(adopt.main, *SENTENCE, "--hours", "0.5", *valid)
+    said = capsys.readouterr().out
+    assert "Written so that it fits 30 min:" in said
+    text = (root / "profiles/mine.yaml").read_text()
+    assert text.count("    # to fit 30 min\n") == 2 and "# all" not in text
     recipe = read_yaml(root / "profiles/mine.yaml")["recipe"]
+    assert recipe["note"].endswith("not swept; rows, epochs and steps cut to fit 30 min")
+    data = recipe["data"]
+    checked = data["valid"]["limit"] if valid else data["valid_rows"]
+    assert checked == (60 if valid else 5) and f"{'valid.limit' if valid else 'valid_rows'}: {checked};" in said
     own = recipe["students"]["mine-student"]
     assert own["sft"]["epochs"] == own["kd"]["epochs"] == 3 and recipe["teacher"]["sft"]["epochs"] == 3
     assert own["minillm"]["rollouts"] % own["minillm"]["minibatch"] == 0

@@ -67,6 +67,10 @@ def parse_json(text: str) -> Any:
         return json.loads(text, object_pairs_hook=_one_value_a_key)
     except RecursionError:
         raise MalformedRowError("nested too deeply to be read") from None
+    except (json.JSONDecodeError, MalformedRowError):
+        raise
+    except ValueError:  # Python's limit, against numbers that take hours
+        raise MalformedRowError("not readable (a whole number of thousands of digits)") from None
 
 
 def decode_text(content: bytes) -> str:

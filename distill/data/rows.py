@@ -181,9 +181,10 @@ def _turns_by_number(table: RecordTable, fields: Fields) -> Counter[str]:
             place, above = ".".join(steps[: number + 1]), ".".join(steps[:number])
             roles: Counter[str] = Counter()
             for record in table.records:
-                if (role := _role(_value(record.content, place))) is not None:
+                turns, role = _value(record.content, above), _role(_value(record.content, place))
+                if role is not None and isinstance(turns, list):
                     roles[role] += 1
-                    later["later_turns"] += len(_value(record.content, above)) - int(steps[number]) - 1
+                    later["later_turns"] += len(turns) - int(steps[number]) - 1
             kinds = {Roles().kind(role) for role in roles}
             if len(kinds) > 1 or kinds & (KINDS - {wanted}):
                 told = ", ".join(f"{role} in {count:,}" for role, count in roles.most_common(4))

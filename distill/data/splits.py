@@ -22,6 +22,8 @@ def draw_prompts(rows: Sequence[Row], count: int, purpose: str) -> list[int]:
         return []
     chosen: set[int] = set()
     for place in permutation(len(rows), 0, purpose):
+        if len(chosen) == count:
+            break
         group = by_prompt[prompt_key(rows[place])]
         if place not in chosen and len(chosen) + len(group) <= count:
             chosen.update(group)

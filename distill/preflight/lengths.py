@@ -158,9 +158,13 @@ def guessed_lengths(data: DataSettings, prompt: PromptSettings, base: Path) -> L
     path = locate(source.path, base)
     try:
         few = read_split(source.model_copy(update={"limit": _LOOKED_AT}), data.fields, "skip", base).rows
+        if path.suffix.lower() == ".json":  # a list, which is read whole in any case
+            rows = read_split(source, data.fields, "skip", base).read
+        else:
+            rows = count_lines(path)
     except DistillError:
         return limits  # preparation says what is wrong with the file
-    rows = min(_lines(path), source.limit or _lines(path))
+    rows = min(rows, source.limit or rows)
     valid = min(rows - 1, data.valid_rows or rows // 10)
     asked = sum(len(render(prompt, row.instruction, row.input)) for row in few) / len(few) / _CHARACTERS
     told = sum(len(row.references[0]) for row in few) / len(few) / _CHARACTERS + 1
@@ -172,9 +176,10 @@ def guessed_lengths(data: DataSettings, prompt: PromptSettings, base: Path) -> L
     )
 
 
-def _lines(path: Path) -> int:
+def count_lines(path: Path) -> int:
+    """Lines of a file that are not empty."""
     with path.open("rb") as stream:
-        return max(1, sum(block.count(b"\n") for block in iter(lambda: stream.read(2**20), b"")))
+        return sum(1 for line in stream if line.strip())
 
 
 def _limits(prompt: PromptSettings, rows: int | None) -> Lengths:

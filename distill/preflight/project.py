@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import fcntl
 import json
 import os
@@ -13,16 +12,16 @@ from typing import Any
 import psutil
 
 from distill.preflight.findings import Finding
+from distill.preflight.surroundings import dvc_settings
 from distill.project.errors import SettingsError
 from distill.project.network import connection
 
 _SECONDS = 3.0
 
 
-def remote_finding(root: Path) -> Finding:
+def remote_finding(root: Path, environment: Mapping[str, str]) -> Finding:
     """The target of `dvc push`; a folder is checked, a server is not asked."""
-    config = configparser.ConfigParser(interpolation=None)
-    config.read([root / ".dvc/config", root / ".dvc/config.local"])
+    config = dvc_settings(root, environment)
     name = config.get("core", "remote", fallback="")
     if not name:
         return Finding("ok", "DVC remote", "none; what is built stays in this clone's cache")

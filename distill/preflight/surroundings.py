@@ -64,14 +64,15 @@ def _cache(root: Path, settings: configparser.ConfigParser) -> list[Finding]:
     if not named:
         return []
     # DVC takes a relative path from .dvc/.
-    folder = (root / ".dvc" / Path(named).expanduser()).resolve()
+    folder = (root / ".dvc" / os.path.expanduser(named)).resolve()  # noqa: PTH111  (no HOME is no fault)
     return _writable(folder, "DVC's cache", "mount it, or name another: `dvc cache dir --local <folder>`")
 
 
 def _writable(folder: Path, name: str, fix: str) -> list[Finding]:
     """Whether a file can be made in `folder`, or in the nearest folder above it that is there."""
     place = folder
-    while not place.exists() and place != place.parent:
+    # `Path.exists` raises where a folder above may not be searched.
+    while not os.path.exists(place) and place != place.parent:  # noqa: PTH110
         place = place.parent
     try:
         with tempfile.TemporaryFile(dir=place):
