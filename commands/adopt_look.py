@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distill.evaluation.guessing import LOOK_ROWS, FirstLook, guessing_loss, uniform_loss
+from distill.evaluation.guessing import FirstLook
 from distill.project.errors import SettingsError
 from distill.project.references import Reference
 
@@ -54,6 +54,7 @@ def look(
     Raises: SettingsError when the student's model has not more layers than that; ModelError when one cannot be loaded.
     """
     from distill.conversion.cut import cut
+    from distill.evaluation.first_look import look_at
     from distill.models.checkpoints import quiet_libraries
     from distill.models.loading import load_model
     from distill.text.tokenizers import load_tokenizer
@@ -69,7 +70,7 @@ def look(
         return Looked((line,), None if keep is None else _middle(found, keep))
     examples = as_examples(load_tokenizer(student), prompt, rows[:_ROWS])
     model = load_model(teacher)
-    first = look_at(model, examples)
+    first = look_at(model, examples, (), _BATCH)
     if student != teacher:
         model = load_model(student)
     lines, chosen = [_line("teacher", first)], None
@@ -79,7 +80,7 @@ def look(
         model = cut(model, kept)
     if keep is not None or student != teacher:
         # A cut student is healed by its training, so it is not held against its teacher.
-        lines.append(_line("student", look_at(model, examples), None if keep is not None else first))
+        lines.append(_line("student", look_at(model, examples, (), _BATCH), None if keep is not None else first))
     return Looked(tuple(lines), chosen)
 
 
@@ -96,18 +97,6 @@ def as_examples(tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, rows
         for place, ((prompt_ids, response_ids), reference) in enumerate(zip(pairs, references, strict=True))
         if len(prompt_ids) <= prompt.max_prompt_tokens
     ]
-
-
-def look_at(model: PreTrainedModel, examples: Sequence[Example]) -> FirstLook:
-    """The model's loss on the first examples, beside that of guessing."""
-    from distill.models.parts import head, rows_of
-
-    rows, vocabulary = examples[:LOOK_ROWS], rows_of(head(model))
-    responses = [row.response_ids for row in rows]
-    beside = (row.response_ids for row in examples[LOOK_ROWS:])
-    return FirstLook(
-        _loss(model, rows), guessing_loss(responses, vocabulary, beside), uniform_loss(vocabulary), len(rows)
-    )
 
 
 def choose_cut(model: PreTrainedModel, keep: int, examples: Sequence[Example]) -> Cut:

@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from commands.doctor_look import look_findings
 from commands.doctor_outlook import Outlook, measured_here, outlook
 from commands.doctor_plan import Plan, StudentPlan
 from commands.recipe import Profile
@@ -92,6 +93,7 @@ def row_findings(table: Table, profile: Profile, row: StudentPlan, machine: Mach
         found += loading_findings(named, os.environ)
         found.append(tokenizer_finding({**family, **named}, os.environ))
         found += chat_finding(recipe.prompt, recipe.tokenizer.source, os.environ)
+        found += look_findings(table.students[row.student].family, row.student, models, row.origins)
     found += length_findings(row, profile.recipe.prompt)
     found += memory_findings(row, machine)
     return [Finding(f.level, f"{row.student}, {f.subject}", f.text) for f in found]

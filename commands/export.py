@@ -55,11 +55,12 @@ def export(student: str, method: str, folder: Path, dtype: str | None) -> None:
     meta = _built(source)
     if meta is None:
         places = (Path("runs") / student / name for name in ["init", *table.methods])
-        known = ", ".join(path.name for path in (*places, Path("runs") / family / TEACHER) if _built(path))
+        known = ", ".join(path.name for path in (*places, Path("runs") / family / TEACHER) if _built(path) is not None)
         if method not in (TEACHER, "init", *table.methods):
             raise SettingsError(f"`{method}` is no method of {PARAMS}; use {known or ', '.join(table.methods)}")
         if (source / "meta.json").is_file():
-            raise SettingsError(f"{profile} leaves `{method}` of `{student}` out; give its section, or use {known}")
+            instead = known and f", or use one that is built: {known}"
+            raise SettingsError(f"{profile} leaves `{method}` of `{student}` out; give its section{instead}")
         raise SettingsError(f"{source} is not built; run `dvc repro`{known and f', or use one that is: {known}'}")
     from distill.generation.settings import EvaluationSettings
     from distill.models.checkpoints import quiet_libraries

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.analyses.gathering import analyse
+from distill.evaluation.guessing import stored_look
 from distill.project.errors import run_stage
 from distill.project.files import fresh_dir, write_json, write_text
 from distill.project.settings import lookup, read_yaml
@@ -36,8 +37,15 @@ def main() -> None:
     drawn = Path("analyses") / student
     models = results.described(experiment, Path())
     write_json(folder / f"{student}.models.json", models)
-    write_json(drawn / "summary.json", results.summary(metrics, verdicts, analyses, models, note))
+    write_json(drawn / "summary.json", results.summary(metrics, verdicts, analyses, models, note, _doubts(student)))
     write_curves(drawn, analyses)
+
+
+def _doubts(student: str) -> list[str]:
+    """What the look at the student's start says against it."""
+    look = stored_look(student, Path())
+    doubt = None if look is None else look.doubt()
+    return [] if doubt is None else [f"{student} began from a model that is {doubt}."]
 
 
 def write_curves(folder: Path, analyses: results.Analyses) -> None:

@@ -33,6 +33,7 @@ from tests.scored_project import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
+RECORD = {"python": "3.11.7", "seconds": 1.0, "cpu_seconds": 1.0, "peak_rss_mib": 1.0, "device": "cpu"}
 
 
 def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -145,12 +146,15 @@ def test_nothing_is_judged_between_two_models_that_guess(tmp_path: Path, monkeyp
     assert "∅ not judged" in "".join(table.notes)
     for model in ("sft", "minillm"):
         put(tmp_path / f"responses/tiny/{model}/toy_shift.losses.json", json.dumps([9.0] * 30))
+    look = {"loss": 17.2, "guessing": 7.1, "uniform": 10.8, "rows": 32}
+    put(tmp_path / "runs/tiny/base.run.json", json.dumps({**RECORD, "first_look": look}))
     score_project(monkeypatch, tmp_path)
     babble = read(tmp_path / "analyses/tiny/summary.json")["significance"]["minillm"]["sft"]
     assert babble["kl"]["reverse_kl"]["verdict"] == babble["calibration"]["whether"]["ece"]["verdict"] == "both guess"
     run(monkeypatch, tmp_path, report_stage)
     page = (tmp_path / "results/report.html").read_text()
     assert "is not judged, for both read no better than guessing, against SFT" in page
+    assert "tiny began from a model that is worse than guessing at random: 17.20 nats a token on 32 rows" in page
 
 
 def test_every_model_may_be_the_reference(project: Path) -> None:

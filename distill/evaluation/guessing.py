@@ -6,6 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from distill.project.files import read_json
 
 LOOK_ROWS = 32
 """Rows that a look reads: enough to tell babble from text, seconds for a small model."""
@@ -79,3 +82,10 @@ class FirstLook:
                 "teacher that knows less: fine-tune the teacher on these rows, or exchange the two"
             )
         return None
+
+
+def stored_look(who: str, root: Path) -> FirstLook | None:
+    """What the stage `base` of a family or student saw; None where it took no look, or was not run."""
+    record = root / "runs" / who / "base.run.json"
+    seen = read_json(record).get("first_look") if record.is_file() else None
+    return FirstLook(**seen) if isinstance(seen, dict) else None

@@ -72,6 +72,7 @@ class Student:
         metrics, significance, note = (self.summary[part] for part in ("metrics", "significance", "note"))
         name = self.roster.label(reference)
         table = tables.build(self.experiment, metrics, significance, note, reference, name)
+        table = replace(table, notes=(*table.notes, *self.summary.get("doubts", ())))
         return arranged(table, self.experiment, self.roster)
 
     def verdicts(self, reference: str) -> list[ResultTable]:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -250,16 +250,24 @@ def summary(
     analyses: Analyses,
     models: Mapping[str, Mapping[str, str]],
     note: str,
+    doubts: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What the report draws of one student, beside curves and samples: the content of analyses/<student>/summary.json.
 
-    `note` is `recipe.note` of the family's profile.
+    `note` is `recipe.note` of the family's profile; `doubts` are sentences on the models that training started from.
     """
     drawn = {"exposure": _drawn(analyses["exposure"])}
     drawn |= {
         name: {each: _drawn(content) for each, content in analyses[name].items()} for name in ("calibration", "lengths")
     }
-    return {"note": note, "models": models, "metrics": gathered, "significance": verdicts, **drawn}
+    return {
+        "note": note,
+        "doubts": list(doubts),
+        "models": models,
+        "metrics": gathered,
+        "significance": verdicts,
+        **drawn,
+    }
 
 
 def _drawn(analysis: Mapping[str, Any]) -> dict[str, Any]:
