@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Write the folder, and say what is in it."""
-    parser = argparse.ArgumentParser(prog="python -m commands.convert", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m commands.convert", description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("source", help="a .gguf file, a folder with one, or a quantised model: folder or id@commit")
     parser.add_argument("folder", type=Path, help="the folder to write")
     parser.add_argument(

@@ -210,7 +210,9 @@ def test_whatever_a_library_raises_is_one_sentence(error: Exception) -> None:
         raise error
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), torch.OutOfMemoryError("full")])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), MemoryError(), torch.OutOfMemoryError("full"), RuntimeError("std::bad_alloc")]
+)
 def test_a_stop_and_a_lack_of_memory_are_what_they_are(error: BaseException) -> None:
     with pytest.raises(type(error)), in_words("cannot read it", "mend it"):
         raise error

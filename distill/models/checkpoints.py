@@ -67,7 +67,8 @@ def save_reference(
 
     meta.json holds the hashes of a folder's weights, so that other weights in their place are another checkpoint.
     """
-    parts = (source, source.adapter)
+    found = origin(source)  # a folder of another clone may point on itself
+    parts = (found.base, found.adapter)
     places = [Path(part.path) for part in parts if part is not None and part.path is not None]
     weights = {str(file): sha256_file(file) for place in places for file in sorted(place.glob("*.safetensors"))}
     with fresh_dir(folder) as aside:

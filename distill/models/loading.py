@@ -85,7 +85,7 @@ def _skeleton(reference: Reference, cached: bool) -> PreTrainedModel:
             trust_remote_code=False,
         )
         if quantisation(config.to_dict()) is not None:
-            unpacking_config(reference)
+            unpacking_config(reference, cached)
         with torch.device("meta"):
             return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, trust_remote_code=False))
 
@@ -110,7 +110,7 @@ def _load(reference: Reference, dtype: str, alone: bool = False, **extra: Any) -
             ignore_mismatched_sizes=True,  # refused below, with words
             output_loading_info=True,
             **extra,
-            **({} if method is None else {"config": unpacking_config(reference)}),
+            **({} if method is None else {"config": unpacking_config(reference, cached)}),
         )
     model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     if method is None:

@@ -23,12 +23,16 @@ FIX = (
 )
 
 
-def unpacking_config(reference: Reference) -> Any:
+def unpacking_config(reference: Reference, cached: bool = False) -> Any:
     """The model's configuration, which asks for plain weights where the quantisation can give them.
+
+    `cached` asks no hub.
 
     Raises: ModelError where it cannot; what the library raises where its packages are missing.
     """
-    config = AutoConfig.from_pretrained(reference.name, revision=reference.revision or "main", trust_remote_code=False)
+    config = AutoConfig.from_pretrained(
+        reference.name, revision=reference.revision or "main", local_files_only=cached, trust_remote_code=False
+    )
     for part in (config, config.get_text_config(decoder=True)):
         stored = getattr(part, "quantization_config", None)
         if isinstance(stored, dict):

@@ -175,13 +175,19 @@ def _within_limits(tokenizer: PreTrainedTokenizerBase, source: str, system: str 
 
 def _report(sender: Connection, tokenizer: PreTrainedTokenizerBase, source: str, system: str | None) -> None:
     try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS + 1))
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + _MEMORY, resource.RLIM_INFINITY))
+        _limit(resource.RLIMIT_CORE, 0)
+        _limit(resource.RLIMIT_CPU, _CPU_SECONDS)
+        _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + _MEMORY)
         sender.send_bytes(json.dumps(_look(tokenizer, source, system)).encode())
     finally:
         os._exit(0)
+
+
+def _limit(kind: int, most: int) -> None:
+    """Allow this process no more than `most`; a lower limit that it was started under stays."""
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _look(tokenizer: PreTrainedTokenizerBase, source: str, system: str | None) -> dict[str, Any]:
