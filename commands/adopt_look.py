@@ -54,11 +54,9 @@ def look(
     Raises: SettingsError when the student's model has not more layers than that; ModelError when one cannot be loaded.
     """
     from distill.conversion.cut import cut
-    from distill.models.checkpoints import quiet_libraries
     from distill.models.loading import load_model
     from distill.text.tokenizers import load_tokenizer
 
-    quiet_libraries()
     sizes = {"teacher": found.teacher_parameters, "student": found.student_parameters}
     if keep is not None:
         require_fewer(keep, found.student_layers)
