@@ -45,9 +45,6 @@ def convert(source: str, folder: Path, dtype: str, alone: bool = False) -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # nothing is trained here; DeepSpeed would warn that it had to guess
     import torch
 
-    from distill.models.checkpoints import quiet_libraries
-
-    quiet_libraries()
     model, tokenizer, card = _read(source, alone)
     torch.nn.Module.to(model, getattr(torch, dtype))
     model.config.dtype = getattr(torch, dtype)

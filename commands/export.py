@@ -63,14 +63,12 @@ def export(student: str, method: str, folder: Path, dtype: str | None) -> None:
             raise SettingsError(f"{profile} leaves `{method}` of `{student}` out; give its section{instead}")
         raise SettingsError(f"{source} is not built; run `dvc repro`{known and f', or use one that is: {known}'}")
     from distill.generation.settings import EvaluationSettings
-    from distill.models.checkpoints import quiet_libraries
     from distill.models.loading import load_model
     from distill.project.settings import section
     from distill.sharing.folder import require_free, write_export
     from distill.text.tokenizers import load_tokenizer
 
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # nothing is trained here; DeepSpeed would warn that it had to guess
-    quiet_libraries()
     require_free(folder)
     sampling = section(PARAMS, "evaluation", EvaluationSettings).sampling
     settings = recipe["teacher"] if method == TEACHER else recipe["students"][student]

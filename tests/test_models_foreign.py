@@ -83,6 +83,7 @@ REFUSED = [
         configured(quantization_config={"quant_method": "gptq", "bits": 4}),
         r"quantised \(gptq\), which",
     ),
+    (configured(quantization_config={"bits": 4}), r"quantised \(unnamed\), which"),
     (configured(quantization_config={"quant_method": "of 2030"}), "take the model's unquantised weights"),
     (
         configured(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
@@ -102,6 +103,7 @@ REFUSED = [
     (configured(hidden_size="wide"), "cannot load the model model .*check the name"),
     (file("config.json", "[" * 100_000), "cannot load the model model .*check the name"),
     (file("model.safetensors", "<html>"), "stored as safetensors"),
+    (file("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"), "fetch them by `git lfs pull` there"),
 ]
 
 

@@ -168,3 +168,9 @@ def test_check_doctor_and_adopt_look_alike(tmp_path: Path) -> None:
     assert _form(tokenizer(CHAT), "none") is None
     demanding = _form(tokenizer(REFUSED["wants a system turn"][0]), None)
     assert demanding is not None and demanding.system == "You are a helpful assistant."
+
+
+def test_a_template_that_writes_the_day_is_told_of() -> None:
+    dated = template(before="{% set day = strftime_now('%d %b %Y') %}{{ day }}\n")
+    [note] = chat_form(tokenizer(dated, bos=False), True, None).notes
+    assert note.startswith("the chat template writes the day into every row")

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from distill.models.lora import has_adapter, save_adapter
 from distill.models.merging import merged_weights
@@ -136,9 +135,3 @@ class RunRecord:
             **extra,
         }
         write_json(path, record)
-
-
-def quiet_libraries() -> None:
-    """Turn off transformers' advice and progress bars: a stage shows one bar of its own."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()

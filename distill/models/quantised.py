@@ -43,7 +43,7 @@ def unpacking_config(reference: Reference, cached: bool = False) -> Any:
 
 def _way_back(stored: dict[str, Any], source: Reference) -> dict[str, Any]:
     """What asks for plain weights while loading; empty where they are made afterwards, or refused."""
-    method = str(stored.get("quant_method"))
+    method = str(stored.get("quant_method") or "unnamed")
     kinds: list[Any] = [kind for name, kind in AUTO_QUANTIZER_MAPPING.items() if name in (method, f"{method}_4bit")]
     undone = [kind._dequantize is not HfQuantizer._dequantize for kind in kinds]
     while_loading = bool(kinds) and hasattr(AutoQuantizationConfig.from_dict(stored), "dequantize")
