@@ -74,7 +74,10 @@ def packed(weights: Weights) -> None:
 
 
 def file(name: str, content: str) -> Callable[[], None]:
-    return lambda: Path("model", name).write_text(content) and None
+    def write() -> None:
+        Path("model", name).write_text(content)
+
+    return write
 
 
 CODE = {"AutoConfig": "odd.Config", "AutoModelForCausalLM": "odd.Model"}
@@ -178,7 +181,12 @@ def test_code_that_comes_with_a_model_is_never_run_whatever_is_answered(monkeypa
     file("tokenizer_config.json", json.dumps({**settings, **own}))()
     configured(model_type="odd", auto_map=CODE)()
     asked: list[object] = []
-    monkeypatch.setattr("builtins.input", lambda *words: asked.append(words) or "y")
+
+    def answer(*words: object) -> str:
+        asked.append(words)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", answer)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 100))
     for read in (load_model, rehearse, load_tokenizer):
         with pytest.raises(ModelError, match="Python code of its own"):

@@ -203,7 +203,13 @@ def test_a_card_names_the_base_and_the_licences(tmp_path: Path) -> None:
 
 
 def test_a_card_goes_back_to_the_model_that_a_method_starts_from() -> None:
-    student = {"model": None, "init": {"from": "a/init"}, "minillm": {"lr": 1}, "sft": {"from": "a/sft"}, "kd": {}}
+    student: dict[str, Any] = {
+        "model": None,
+        "init": {"from": "a/init"},
+        "minillm": {"lr": 1},
+        "sft": {"from": "a/sft"},
+        "kd": {},
+    }
     own = {"tokens": "own samples"}
     assert _start(student, "minillm", own) == ("a/init", "")
     assert _start(student, "sft", {}) == ("a/sft", "")
