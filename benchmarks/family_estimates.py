@@ -85,7 +85,7 @@ def seconds(plan: Plan, family: str, student: str, profile: Profile) -> float:
 
 def main() -> None:
     """Print one table for each student, as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("family")
     family = parser.parse_args().family
     profile = check_profile(family)

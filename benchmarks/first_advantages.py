@@ -51,7 +51,7 @@ def line(name: str, rollouts: Collection) -> str:
 
 def main() -> None:
     """Sample once, from the mixture of the default, and write the table."""
-    argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0]).parse_args()
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     student, teacher = (load_model(ROOT / "runs" / name, "float32").eval() for name in ("tiny/init", "toy/teacher"))
     prompts = [example.prompt_ids for example in read_examples(ROOT / "data/toy/train.parquet", 1000)]

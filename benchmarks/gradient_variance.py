@@ -190,7 +190,7 @@ def table(found: dict[tuple[str, str], Moments]) -> list[str]:
 
 def main() -> None:
     """Measure both students and write the tables."""
-    argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0]).parse_args()
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     # One thread adds in the same order every time, and its CPU seconds hold no waiting of others.
     torch.set_num_threads(1)
     began = time.process_time()

@@ -105,7 +105,7 @@ def measure(name: str) -> str:
 
 def main() -> None:
     """Run the arms in order and write the table."""
-    argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0]).parse_args()
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(1)
     began = time.process_time()
     lines = [HEAD, "|---|---|---|---:|---|"]

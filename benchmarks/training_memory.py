@@ -183,7 +183,7 @@ def _rows(run: PlannedRun) -> list[Example]:
 
 def main() -> None:
     """Print one line for each shape."""
-    parser = argparse.ArgumentParser(description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("case", nargs="?", choices=list(cases()))
     name = parser.parse_args().case
     if name is not None:

@@ -60,11 +60,9 @@ def look(
     """
     from distill.conversion.cut import cut
     from distill.evaluation.first_look import look_at
-    from distill.models.checkpoints import quiet_libraries
     from distill.models.loading import load_model
     from distill.text.tokenizers import load_tokenizer
 
-    quiet_libraries()
     if keep is not None:
         require_fewer(keep, found.student_layers)
     # A cut model is made beside its origin.

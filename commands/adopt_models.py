@@ -60,10 +60,11 @@ def examine(teacher: Reference, student: Reference, texts: Sequence[str] = (), t
     require_same_tokenizer(teachers, tokenizer, texts)
     if tokenizer.eos_token is None:
         raise ModelError(f"the tokenizer of {student} has no end-of-sequence token; set `eos_token` in its files")
-    for source in (teacher, student):
+    both = [teacher] if teacher == student else [teacher, student]
+    for source in both:
         if (fault := undecodable(source)) is not None:
             raise ModelError(f"{source}: {fault}")
-    sizes = {role: _size(source) for role, source in (("teacher", teacher), ("student", student))}
+    sizes = {role: _size(source, tokenizer) for role, source in (("teacher", teacher), ("student", student))}
     form = _form(tokenizer, template)
     end = None if form is None or form.end_of_turn == tokenizer.eos_token else form.end_of_turn
     return Models(
@@ -81,11 +82,16 @@ def examine(teacher: Reference, student: Reference, texts: Sequence[str] = (), t
     )
 
 
-def _size(source: Reference) -> tuple[int, int, int]:
-    """(parameters, positions, layers), without reading a weight."""
+def _size(source: Reference, tokenizer: Any) -> tuple[int, int, int]:
+    """(parameters, positions, layers), without reading a weight.
+
+    Raises: ModelError when there are fewer rows than tokens.
+    """
     from distill.models.loading import rehearse
+    from distill.models.parts import require_vocabulary
 
     model = rehearse(source)
+    require_vocabulary(model, tokenizer, str(source))
     inner = model.config.get_text_config(decoder=True)
     text = inner.to_dict()
     positions = int(text.get("max_position_embeddings") or text.get("n_positions") or 2**20)

@@ -82,7 +82,8 @@ class Prompt:
 def choose_prompt(rows: Sequence[Row], tokenizer: Any, models: Models) -> Prompt:
     """Choose templates and limits for two models.
 
-    Raises: DataError when most rows would be left out; ModelError when the tokenizer cannot write a prompt.
+    Raises: DataError when most rows would be left out; ModelError when the tokenizer cannot write a prompt, or cannot
+    hold the rows.
     """
     chat, positions = models.chat, models.positions
     # Evenly spread where there are many, because files may be sorted.
@@ -109,7 +110,11 @@ def choose_prompt(rows: Sequence[Row], tokenizer: Any, models: Models) -> Prompt
 
 
 def _measure(rows: Sequence[Row], tokenizer: Any, templates: tuple[str, str], models: Models) -> list[tuple[int, int]]:
-    """Tokens of each row's prompt and answer, as the preparation of the data counts them."""
+    """Tokens of each row's prompt and answer, as the preparation of the data counts them.
+
+    Raises: ModelError when the tokenizer cannot hold the rows.
+    """
+    from distill.data.coverage import require_readable, unreadable_rows
     from distill.prompting.prompts import encode, render
     from distill.text.settings import PromptSettings
 
@@ -123,6 +128,7 @@ def _measure(rows: Sequence[Row], tokenizer: Any, templates: tuple[str, str], mo
     )
     texts = [render(settings, row.instruction, row.input) for row in rows]
     pairs = encode(tokenizer, settings, texts, [row.references[0] for row in rows])
+    require_readable("--data", len(rows), unreadable_rows(tokenizer, rows, pairs))
     return [(len(asked), len(answered)) for asked, answered in pairs]
 
 

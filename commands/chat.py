@@ -31,7 +31,7 @@ _NARROWEST = 36
 
 def main() -> None:
     """Read questions until there are none left."""
-    parser = argparse.ArgumentParser(prog="python -m commands.chat", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m commands.chat", description=__doc__.splitlines()[0])
     parser.add_argument("student", nargs="?", help="of params.yaml (its first)")
     parser.add_argument("--models", nargs="+", help="of the teacher and the methods, those to ask (all that are built)")
     parser.add_argument("--temperature", type=float, help="in place of the evaluation's")

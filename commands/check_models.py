@@ -90,13 +90,13 @@ def unfit_models(sources: Mapping[str, ModelReference], family: Reference | None
 
 def _hub_answers() -> bool:
     """Within seconds, where the hub's own client would try for minutes."""
-    import httpx
+    import httpx2 as httpx
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return False
     try:
         httpx.head(constants.ENDPOINT, timeout=_SECONDS, **connection(constants.ENDPOINT))
-    except (httpx.HTTPError, SettingsError):
+    except (httpx.HTTPError, httpx.InvalidURL, SettingsError):
         return False
     return True

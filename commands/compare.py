@@ -28,7 +28,7 @@ CODE = ("distill", "stages")
 
 def main() -> None:
     """Print the comparison of the working tree with a commit."""
-    parser = argparse.ArgumentParser(prog="python -m commands.compare", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m commands.compare", description=__doc__.splitlines()[0])
     parser.add_argument("rev", help="a commit, branch or tag")
     parser.add_argument("--fail-if-worse", action="store_true", help="exit with code 2 when a metric got worse")
     parser.add_argument("--markdown", type=Path, help="write the comparison as Markdown to this file too")

@@ -20,9 +20,7 @@ _WIDTH_IN_A_LOG = 160
 
 def main() -> None:
     """Print a table for each student that the paper has too, and a line for each other."""
-    parser = argparse.ArgumentParser(
-        prog="python -m commands.compare_paper", description=__doc__ and __doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m commands.compare_paper", description=__doc__.splitlines()[0])
     parser.add_argument("students", nargs="*", help="of those with results (all students of params.yaml)")
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     arguments = parser.parse_args()

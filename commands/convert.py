@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Write the folder, and say what is in it."""
-    parser = argparse.ArgumentParser(prog="python -m commands.convert", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m commands.convert", description=__doc__ and __doc__.splitlines()[0])
     parser.add_argument("source", help="a .gguf file, a folder with one, or a quantised model: folder or id@commit")
     parser.add_argument("folder", type=Path, help="the folder to write")
     parser.add_argument(
@@ -45,9 +45,6 @@ def convert(source: str, folder: Path, dtype: str, alone: bool = False) -> None:
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # nothing is trained here; DeepSpeed would warn that it had to guess
     import torch
 
-    from distill.models.checkpoints import quiet_libraries
-
-    quiet_libraries()
     model, tokenizer, card = _read(source, alone)
     torch.nn.Module.to(model, getattr(torch, dtype))
     model.config.dtype = getattr(torch, dtype)

@@ -41,7 +41,7 @@ _REMEDIES = {
 
 def main() -> None:
     """Print the findings; exit code 2 when one of them says stop."""
-    parser = argparse.ArgumentParser(prog="python -m commands.doctor", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m commands.doctor", description=__doc__.splitlines()[0])
     parser.add_argument("student", nargs="?", help="one student of params.yaml (all)")
     parser.add_argument("--quick", action="store_true", help="no torch, no network, no calibration; faults only")
     parser.add_argument("--slots", type=int, default=SLOTS, help=f"stages that `make repro` builds at once ({SLOTS})")

@@ -20,14 +20,14 @@ from distill.project.settings import lookup, read_yaml
 from distill.project.table import PARAMS, profile_path, read_table
 from distill.scoring.names import TEACHER
 from distill.scoring.stored import read_metrics
-from distill.sharing.ancestry import ancestor_of, front_matter, licence_of
+from distill.sharing.ancestry import ancestor_of, licence_of, read_front_matter
 from distill.sharing.card import CardOrigin, write_card
 from distill.sharing.hub import push, require_token
 
 
 def main() -> None:
     """Write the folder and, when asked to, push it."""
-    parser = argparse.ArgumentParser(prog="python -m commands.export", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m commands.export", description=__doc__.splitlines()[0])
     parser.add_argument("student")
     parser.add_argument("method", help="a method of params.yaml, or teacher")
     parser.add_argument("--to", type=Path, help="folder to write (exports/<student>-<method>)")
@@ -52,31 +52,27 @@ def export(student: str, method: str, folder: Path, dtype: str | None) -> None:
     profile = profile_path(family)
     recipe = lookup(read_yaml(profile), "recipe", profile)
     source = Path("runs") / (family if method == TEACHER else student) / method
-    if not (source / "meta.json").is_file():
+    meta = _built(source)
+    if meta is None:
         places = (Path("runs") / student / name for name in ["init", *table.methods])
-        built = [path for path in (*places, Path("runs") / family / TEACHER) if (path / "meta.json").is_file()]
-        known = ", ".join(path.name for path in built)
+        known = ", ".join(path.name for path in (*places, Path("runs") / family / TEACHER) if _built(path) is not None)
         if method not in (TEACHER, "init", *table.methods):
             raise SettingsError(f"`{method}` is no method of {PARAMS}; use {known or ', '.join(table.methods)}")
+        if (source / "meta.json").is_file():
+            instead = known and f", or use one that is built: {known}"
+            raise SettingsError(f"{profile} leaves `{method}` of `{student}` out; give its section{instead}")
         raise SettingsError(f"{source} is not built; run `dvc repro`{known and f', or use one that is: {known}'}")
     from distill.generation.settings import EvaluationSettings
-    from distill.models.checkpoints import quiet_libraries
     from distill.models.loading import load_model
     from distill.project.settings import section
     from distill.sharing.folder import require_free, write_export
     from distill.text.tokenizers import load_tokenizer
 
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # nothing is trained here; DeepSpeed would warn that it had to guess
-    quiet_libraries()
     require_free(folder)
     sampling = section(PARAMS, "evaluation", EvaluationSettings).sampling
     settings = recipe["teacher"] if method == TEACHER else recipe["students"][student]
-    # A finished checkpoint that was taken from elsewhere stands on itself.
-    taken = (settings if method == TEACHER else settings[method]).get("from")
-    model_settings = settings["model"] or {}
-    found = taken or model_settings.get("source")
-    cut = {name: model_settings[name] for name in ("keep_layers", "drop_layers") if model_settings.get(name)}
-    meta = read_json(source / "meta.json")
+    found, cut = _start(settings, method, meta)
     record = Path(f"{source}.run.json")
     results = Path("results") / f"{student}.json"
     origin = CardOrigin(
@@ -90,8 +86,8 @@ def export(student: str, method: str, folder: Path, dtype: str | None) -> None:
         data=recipe["data"],
         sets={name: _described(name) for name in table.datasets},
         sampling=sampling.model_dump(),
-        taken=taken is not None,
-        cut="" if taken else ", ".join(f"`{name}: {value}`" for name, value in cut.items()),
+        taken=_taken(settings, method) is not None,
+        cut=cut,
         data_licence=_data_licence(recipe["data"], Path(table.families[family])),
     )
     model = load_model(source, dtype or recipe["dtype"])
@@ -99,11 +95,36 @@ def export(student: str, method: str, folder: Path, dtype: str | None) -> None:
     write_export(model, load_tokenizer(source), sampling, limit, write_card(origin), meta, folder)
 
 
+def _built(checkpoint: Path) -> dict[str, Any] | None:
+    """meta.json of a checkpoint; None where it is not built, or the profile leaves its method out."""
+    path = checkpoint / "meta.json"
+    meta: dict[str, Any] = read_json(path) if path.is_file() else {"left_out": True}
+    return None if meta.get("left_out") else meta
+
+
+def _taken(settings: dict[str, Any], method: str) -> Any:
+    """The finished checkpoint that stands in the place of a method's training, if one does."""
+    return (settings if method == TEACHER else settings[method]).get("from")
+
+
+def _start(settings: dict[str, Any], method: str, meta: dict[str, Any]) -> tuple[Any, str]:
+    """The model from elsewhere that the weights go back to, and how it was cut; (None, "") for random weights."""
+    # A finished checkpoint stands on itself, and so does what starts from one.
+    found = _taken(settings, method)
+    if found is None and meta.get("tokens") == "own samples":
+        found = _taken(settings, "init")
+    if found is not None:
+        return found, ""
+    model = settings["model"] or {}
+    cut = (f"`{name}: {model[name]}`" for name in ("keep_layers", "drop_layers") if model.get(name))
+    return model.get("source"), ", ".join(cut)
+
+
 def _data_licence(data: dict[str, Any], rows: Path) -> str:
     """The licence of the training rows: the profile's word, this project's for the toy, or a card beside the rows."""
     if data.get("licence") or data.get("world"):
         return str(data.get("licence") or "Apache-2.0 (this project)")
-    return licence_of(front_matter((rows if rows.is_dir() else rows.parent) / "README.md"))
+    return licence_of(read_front_matter((rows if rows.is_dir() else rows.parent) / "README.md"))
 
 
 def _described(name: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def _write_readme(path: Path, content: str) -> None:
 
 def main() -> None:
     """Print or write the tables of all students."""
-    parser = argparse.ArgumentParser(prog="python -m commands.show", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m commands.show", description=__doc__.splitlines()[0])
     parser.add_argument("--markdown", action="store_true", help="print Markdown")
     parser.add_argument("--write-readme", action="store_true", help="replace the table in README.md")
     parser.add_argument("--report", default="results/report.html", help="where the report is")

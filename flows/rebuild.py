@@ -195,7 +195,7 @@ def _bury(holder: Holder) -> None:
 
 def main() -> int:
     """Run the flow from a terminal; 0 when all is up to date, 1 after a failure, 130 when it was stopped."""
-    parser = argparse.ArgumentParser(prog="python -m flows.rebuild", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m flows.rebuild", description=__doc__.splitlines()[0])
     parser.add_argument(
         "targets",
         nargs="*",

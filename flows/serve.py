@@ -127,7 +127,7 @@ def pools_of(schedule: Path) -> list[str]:
 
 def main() -> int:
     """Serve until Ctrl-C; 0 then, 2 when something could not start or ended by itself."""
-    parser = argparse.ArgumentParser(prog="python -m flows.serve", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m flows.serve", description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, default=4200, help="of the server, on loopback (default: 4200)")
     parser.add_argument("--clone", type=Path, help="where scheduled runs work (default: .prefect/clone)")
     parser.add_argument("--schedule", type=Path, default=Path("prefect.yaml"), help="default: prefect.yaml")

@@ -135,7 +135,7 @@ def _numbers(clone: Path, graph: Graph) -> dict[str, MetricValue]:
 
 def main() -> int:
     """Run a sweep from a terminal, or promote one of its points; 0, 1 after a failure, 130 when stopped."""
-    parser = argparse.ArgumentParser(prog="python -m flows.sweep", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m flows.sweep", description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="e.g. sweeps/ablations.yaml")
     parser.add_argument("--slots", type=int, default=2, help="stages without a GPU side by side (default: 2)")
     parser.add_argument("--gpus", help="devices to use, e.g. 0,1; '' for none (default: all)")

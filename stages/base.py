@@ -12,6 +12,7 @@ import argparse
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill.models.settings import ModelSettings, PretrainSettings
 from distill.project.errors import run_stage
@@ -19,21 +20,19 @@ from distill.project.files import fresh_dir, write_json
 from distill.project.randomness import key, rng
 from distill.text.examples import Example, read_documents
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from distill.project.references import ModelReference
+    from stages.experiment import Experiment
+
 
 def main() -> None:
     """Write runs/<who>/base."""
     from distill.conversion.cut import cut, layer_count
     from distill.generation.probe import require_decodable, tell_slowness
-    from distill.models.checkpoints import RunRecord, copy_tokenizer, save_checkpoint
-    from distill.models.loading import initialise_model, load_model
-    from distill.models.origins import REFERENCE_FILE
-    from distill.models.parts import require_vocabulary
-    from distill.objectives import sft
-    from distill.prompting.control_tokens import encode_documents
-    from distill.runs.evidence import Evidence
-    from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
-    from distill.training.settings import SupervisedSettings
-    from distill.training.supervised import Lesson, train_supervised
+    from distill.models.checkpoints import RunRecord, save_checkpoint
+    from distill.models.loading import initialise_model
     from stages.experiment import read_experiment
     from stages.first_look import take
 
@@ -41,48 +40,80 @@ def main() -> None:
     parser.add_argument("who", help="a family (its teacher's base) or a student")
     experiment = read_experiment(parser.parse_args().who, "base")
     settings = experiment.optional_settings(ModelSettings, "model")
-    record = RunRecord()
-    tokenizer = experiment.tokenizer()
-    source = None if settings is None else settings.source
+    record, tokenizer = RunRecord(), experiment.tokenizer()
     model = None
-    if source is not None:
-        # Seconds of loading now, rather than a failure after the teacher's hours.
-        require_same_tokenizer(tokenizer, load_tokenizer(source), experiment.some_texts())
-        model = load_model(source, experiment.dtype)
-        require_vocabulary(model, tokenizer, str(source))
-        tell_slowness(str(source), require_decodable(model))
-    if settings is None or (model is not None and not settings.is_cut):
-        with fresh_dir(experiment.output) as aside:
-            # null where all of this student's, or the teacher's, checkpoints come from elsewhere.
-            write_json(aside / REFERENCE_FILE, None if source is None else source.model_dump())
-            copy_tokenizer(experiment.data / "tokenizer", aside)
+    if settings is not None and settings.source is not None:
+        model = load_source(experiment, settings.source)
+    elif settings is not None:
+        assert settings.init is not None  # the settings hold exactly one of the two
+        model = initialise_model(settings.init, tokenizer, key(experiment.seed, "weights", experiment.who) % 2**32)
+        tell_slowness(experiment.who, require_decodable(model))
+    if settings is None or model is None:
+        point_to(experiment, None)
+    elif settings.source is not None and not settings.is_cut:
+        point_to(experiment, settings.source)
     else:
-        if model is not None:
+        if settings.is_cut:
             model = cut(model, settings.kept_layers(layer_count(model)))
-        else:
-            assert settings.init is not None  # the settings hold exactly one of the two
-            model = initialise_model(settings.init, tokenizer, key(experiment.seed, "weights", experiment.who) % 2**32)
-            tell_slowness(experiment.who, require_decodable(model))
         if settings.pretrain is not None:
-            pretrain, corpus = settings.pretrain, experiment.data / "corpus.parquet"
-            ids = encode_documents(tokenizer, read_documents(corpus))
-            examples = windows(ids, tokenizer.eos_token_id, pretrain, experiment.seed)
-            scratch = Path(".resume") / experiment.name / experiment.fingerprint(settings, corpus)
-            settings_of_training = SupervisedSettings(
-                learning_rate=pretrain.learning_rate,
-                batch_size=pretrain.batch_size,
-                epochs=1,
-                warmup_steps=pretrain.steps // 20,
-            )
-            lesson = Lesson(experiment.name, examples, settings_of_training, sft, experiment.seed)
-            with Evidence(experiment.name, tokenizer):
-                train_supervised(model, lesson, experiment.hardware.in_one_process(), scratch)
+            pretrain(experiment, model, settings, settings.pretrain)
         save_checkpoint(model, tokenizer, experiment.output, experiment.meta(settings))
     # Random weights that nothing pretrains are known to be random.
     random = settings is not None and settings.source is None and settings.pretrain is None
     looked = {} if model is None or random else {"first_look": asdict(take(experiment, model))}
     record.write(Path(f"{experiment.output}.run.json"), **looked)
     shutil.rmtree(Path(".resume") / experiment.name, ignore_errors=True)
+
+
+def load_source(experiment: Experiment, source: ModelReference) -> PreTrainedModel:
+    """The model from elsewhere, after all that can be wrong with it was looked at.
+
+    Raises: ModelError; seconds of loading now, rather than a failure after the teacher's hours.
+    """
+    from distill.generation.probe import require_decodable, tell_slowness
+    from distill.models.loading import load_model
+    from distill.models.parts import require_vocabulary
+    from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
+
+    tokenizer = experiment.tokenizer()
+    require_same_tokenizer(tokenizer, load_tokenizer(source), experiment.some_texts())
+    model = load_model(source, experiment.dtype)
+    require_vocabulary(model, tokenizer, str(source))
+    tell_slowness(str(source), require_decodable(model))
+    return model
+
+
+def point_to(experiment: Experiment, source: ModelReference | None) -> None:
+    """Write a pointer to the model; to none where all of this student's, or the teacher's, come finished."""
+    from distill.models.checkpoints import copy_tokenizer
+    from distill.models.origins import REFERENCE_FILE
+
+    with fresh_dir(experiment.output) as aside:
+        write_json(aside / REFERENCE_FILE, None if source is None else source.model_dump())
+        copy_tokenizer(experiment.data / "tokenizer", aside)
+
+
+def pretrain(experiment: Experiment, model: PreTrainedModel, settings: ModelSettings, wanted: PretrainSettings) -> None:
+    """Train the model on windows of the family's corpus, in place."""
+    from distill.objectives import sft
+    from distill.prompting.control_tokens import encode_documents
+    from distill.runs.evidence import Evidence
+    from distill.training.settings import SupervisedSettings
+    from distill.training.supervised import Lesson, train_supervised
+
+    tokenizer, corpus = experiment.tokenizer(), experiment.data / "corpus.parquet"
+    ids = encode_documents(tokenizer, read_documents(corpus))
+    examples = windows(ids, tokenizer.eos_token_id, wanted, experiment.seed)
+    scratch = Path(".resume") / experiment.name / experiment.fingerprint(settings, corpus)
+    settings_of_training = SupervisedSettings(
+        learning_rate=wanted.learning_rate,
+        batch_size=wanted.batch_size,
+        epochs=1,
+        warmup_steps=wanted.steps // 20,
+    )
+    lesson = Lesson(experiment.name, examples, settings_of_training, sft, experiment.seed)
+    with Evidence(experiment.name, tokenizer):
+        train_supervised(model, lesson, experiment.hardware.in_one_process(), scratch)
 
 
 def windows(documents: list[list[int]], eos_id: int, pretrain: PretrainSettings, seed: int) -> list[Example]:

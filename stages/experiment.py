@@ -13,8 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.generation.settings import EvaluationSettings
 from distill.generation.validation import Validation
-from distill.models.checkpoints import library_versions, quiet_libraries
-from distill.models.loading import load_model
+from distill.models.checkpoints import library_versions
+from distill.models.loading import load_model, quiet_libraries
 from distill.models.settings import Dtype
 from distill.parallel.processes import ALONE, Processes, device
 from distill.project.files import sha256_file, sha256_tree

@@ -24,11 +24,11 @@ def take(experiment: Experiment, model: PreTrainedModel) -> FirstLook:
     return look
 
 
-def doubt_trained(experiment: Experiment, model: PreTrainedModel, loss: float) -> None:
-    """Warn of a trained model whose validation loss is no better than guessing."""
+def doubt_finished(experiment: Experiment, model: PreTrainedModel, loss: float, when: str) -> None:
+    """Warn of a trained or taken model whose validation loss is no better than guessing."""
     doubt = judged(model, loss, *_rows(experiment)).doubt()
     if doubt is not None:
-        print(f"warning: {experiment.name} after its training: {doubt}", flush=True)
+        print(f"warning: {experiment.name} {when}: {doubt}", flush=True)
 
 
 def _rows(experiment: Experiment) -> tuple[list[Example], list[Example]]:

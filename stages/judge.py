@@ -31,7 +31,7 @@ PURPOSE = "judge"
 
 def main() -> None:
     """Write verdicts/<who>/<what>/<set>.jsonl and its summary among the scores, or print the dry run."""
-    parser = argparse.ArgumentParser(prog="python -m stages.judge", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m stages.judge", description=__doc__.splitlines()[0])
     parser.add_argument("cell", nargs="*", metavar="WHO WHAT SET", help="a cell of the table: student, method, set")
     parser.add_argument("--dry-run", action="store_true", help="print calls, tokens and cost of all cells; buy nothing")
     arguments = parser.parse_args()

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     import openai
 
 _LARGEST_ANSWER = 2**24  # bytes
+_BAD_HEADER = (
+    "a request cannot carry what OPENAI_ORG_ID, OPENAI_PROJECT_ID or OPENAI_CUSTOM_HEADERS holds; correct or unset it"
+)
 
 
 def get_answers(
@@ -79,6 +82,10 @@ async def connect(chat: ChatSettings, server: ServerSettings, key: str) -> Async
     import httpx2 as httpx
     import openai
 
+    try:
+        httpx.URL(chat.base_url)
+    except httpx.InvalidURL as error:
+        raise SettingsError(f"{chat.base_url} is no address ({error}); correct `base_url`") from None
     # Connecting has the shorter limit: what was never connected was never taken, and is not counted as spent.
     timeout = httpx.Timeout(server.timeout, connect=0.9 * server.timeout, pool=None)
     http = httpx.AsyncClient(
@@ -125,7 +132,8 @@ async def _limit_size(response: httpx.Response) -> None:
 
 class _Speaker:
     def __init__(self, client: openai.AsyncOpenAI, chat: ChatSettings, seconds: float, redactor: Redactor) -> None:
-        self._client, self._chat, self._seconds, self._redactor = client, chat, seconds, redactor
+        self._chat, self._seconds, self._redactor = chat, seconds, redactor
+        self._create = client.chat.completions.with_raw_response.create  # imported now: no call waits for it
         proxy = proxy_of(chat.base_url)
         self._proxy = "" if proxy is None else f" through {proxy}"
         self._plain_only = False
@@ -160,16 +168,14 @@ class _Speaker:
         try:
             # The libraries' own limit holds for each read: a byte a second would never end.
             async with asyncio.timeout(self._seconds):
-                answer = await self._client.chat.completions.with_raw_response.create(**body)
+                answer = await self._create(**body)
             return answer.status_code, answer.headers, answer.text
         except openai.APIStatusError as error:
             return error.status_code, error.response.headers, error.response.text
         except openai.APIConnectionError as error:
             cause = error.__cause__
-            if isinstance(cause, LostReplyError):
-                raise cause from None
-            if isinstance(cause, httpx.InvalidURL | httpx.UnsupportedProtocol):
-                raise SettingsError(f"{self._chat.base_url} is no address; correct `base_url`") from None
+            if isinstance(cause, httpx.LocalProtocolError):  # never sent; the key itself was looked at before
+                raise SettingsError(_BAD_HEADER) from None
             if isinstance(cause, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError):
                 why = f" ({self._redactor.message(str(cause))})" if "CERTIFICATE" in str(cause) else ""
                 raise NotTakenError(f"no connection to {self._chat.base_url}{self._proxy}{why}") from None
@@ -178,6 +184,10 @@ class _Speaker:
             raise LostReplyError(f"connection lost{self._proxy}") from None  # its words may be the server's
         except TimeoutError:
             raise LostReplyError("timed out") from None
+        except UnicodeEncodeError as error:
+            if error.encoding != "ascii":
+                raise
+            raise SettingsError(_BAD_HEADER) from None
 
 
 def _plain(body: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ PARAMS = Path("params.yaml")
 
 def main() -> None:
     """Write labelled/<set>.jsonl."""
-    parser = argparse.ArgumentParser(prog="python -m stages.labelled", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m stages.labelled", description=__doc__.splitlines()[0])
     parser.add_argument("set")
     name = parser.parse_args().set
     path = Path(str(lookup(read_yaml(PARAMS), f"calibration.{name}", PARAMS)))

@@ -170,7 +170,7 @@ def write(
 ) -> None:
     """Write the stage's outputs."""
     from distill.models.checkpoints import save_checkpoint
-    from stages.first_look import doubt_trained
+    from stages.first_look import doubt_finished
     from stages.training import told_selection
 
     experiment = job.experiment
@@ -180,7 +180,7 @@ def write(
     chosen = told_selection(experiment, curves, job.settings.select, lesson.by)
     record.write(Path(f"{experiment.output}.run.json"), **chosen)
     if losses := curves.points.get("valid_loss"):
-        doubt_trained(experiment, model, min(loss for _, loss in losses))
+        doubt_finished(experiment, model, min(loss for _, loss in losses), "after its training")
 
 
 if __name__ == "__main__":

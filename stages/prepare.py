@@ -26,7 +26,7 @@ PARAMS = Path("params.yaml")
 
 def main() -> None:
     """Write data/<family>/."""
-    parser = argparse.ArgumentParser(prog="python -m stages.prepare", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m stages.prepare", description=__doc__.splitlines()[0])
     parser.add_argument("family")
     family = parser.parse_args().family
     base = Path(str(lookup(read_yaml(PARAMS), f"families.{family}", PARAMS)))

@@ -16,9 +16,7 @@ from distill.scoring.stored import read_summary
 
 def main() -> None:
     """Write results/report.html and results/report.md."""
-    argparse.ArgumentParser(
-        prog="python -m stages.report", description=__doc__ and __doc__.splitlines()[0]
-    ).parse_args()
+    argparse.ArgumentParser(prog="python -m stages.report", description=__doc__.splitlines()[0]).parse_args()
     params, root = Path("params.yaml"), Path()
     experiments = [results.read_student(params, name) for name in results.students(params)]
     students = [

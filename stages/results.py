@@ -20,7 +20,7 @@ from distill.scoring import results
 
 def main() -> None:
     """Write results/<student>.json, .significance.json, .models.json and .csv; and analyses/<student>/."""
-    parser = argparse.ArgumentParser(prog="python -m stages.results", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m stages.results", description=__doc__.splitlines()[0])
     parser.add_argument("student")
     student = parser.parse_args().student
     experiment = results.read_student(Path("params.yaml"), student)

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 from distill.evaluation import answer_sheet
-from distill.project.errors import DataError, run_stage
+from distill.project.errors import run_stage
 from distill.project.files import write_json
 from distill.project.progress import Progress
 from distill.scoring import scores, statistics
-from distill.text.words import PAPER, Words, legibility
+from distill.text.words import PAPER, Words, legibility, require_legible
 
 _BAR_FROM_ANSWERS = 5_000  # fewer are done in about a second: a bar would only be noise
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m stages.rouge", description=__doc__ and __doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m stages.rouge", description=__doc__.splitlines()[0])
     parser.add_argument("cell", nargs="*", metavar="WHO WHAT SET", help="a cell of the table: student, method, set")
     parser.add_argument("--answers", type=Path, help="JSONL with `text` (and `id`, `seed` if you have them)")
     parser.add_argument("--references", type=Path, help="JSONL with `output`: a string or a list of strings")
@@ -37,21 +37,12 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-def _require_legible(sheet: answer_sheet.Answers, references: Path, remedy: str) -> None:
-    found = legibility(sheet.references, sheet.words)
-    if found.blind:
-        fix = f"give {remedy}" if sheet.words == PAPER else "they hold no letter, digit or symbol: use another metric"
-        raise DataError(f"{references}: {found}, so every score would be 0; {fix}")
-    if found.partly:
-        told = f"; {remedy} reads them" if sheet.words == PAPER else "; their scores are 0"
-        print(f"warning: {references}: {found}{told}", file=sys.stderr)
-
-
 def _score(answers_path: Path, references_path: Path, allow_empty: bool, words: Words | None) -> dict[str, Any]:
     sheet = answer_sheet.read(answers_path, references_path, allow_empty)
     sheet = sheet if words is None else replace(sheet, words=words)
     remedy = "`--words unicode`" if words else f"`rouge: unicode` in evalsets/{references_path.stem}.yaml"
-    _require_legible(sheet, references_path, remedy)
+    if warning := require_legible(str(references_path), legibility(sheet.references, sheet.words), sheet.words, remedy):
+        print(f"warning: {warning}", file=sys.stderr)
     count = len(sheet.ids) * len(sheet.seeds)
     if count < _BAR_FROM_ANSWERS:
         return scores.score_answers(sheet)

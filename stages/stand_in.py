@@ -24,6 +24,7 @@ from distill.project.settings import lookup, parse
 from distill.runs.curves import Curves
 from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
 from stages.experiment import Experiment
+from stages.first_look import doubt_finished
 
 
 def stand_in(experiment: Experiment, method: Mapping[str, str]) -> bool:
@@ -64,6 +65,7 @@ def _take(experiment: Experiment, taken: Taken, method: Mapping[str, str]) -> No
         read_adapter(model, found.adapter)
         adapted = Adapted(LoraSettings(), found.base)
     scores = experiment.validation(tokenizer)(model)
+    doubt_finished(experiment, model, scores["loss"], "as it was taken")
     meta = {**experiment.meta(taken), **method}
     if taken.copied:
         save_checkpoint(model, tokenizer, experiment.output, meta, adapted)

@@ -15,7 +15,7 @@ from tasks.schedule import Ending, Finish, Node, Outcome, run_nodes
 
 _WHY = {
     Outcome.UP_TO_DATE: "DVC found nothing changed",
-    Outcome.NOT_READY: "a stage it needs failed",
+    Outcome.NOT_READY: "a stage failed without which it is of no use",
     Outcome.CANCELLED: "the run was stopped before this stage began",
 }
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -77,31 +78,21 @@ def read_graph(root: Path, targets: Iterable[str] = ()) -> Graph:
 
 def cache_of(root: Path) -> Path:
     """The folder of DVC's cache for the repository at `root`. Raises: RebuildError when DVC cannot read it."""
+    with _repository(root) as repo:
+        return Path(repo.cache.local_cache_dir).resolve()
+
+
+@contextlib.contextmanager
+def _repository(root: Path) -> Iterator[Any]:
+    """DVC's view of `root`. Raises: RebuildError for whatever DVC raises inside."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
         with Repo(str(root)) as repo:
-            return Path(repo.cache.local_cache_dir).resolve()
-    except DvcException as error:
-        raise RebuildError(f"DVC cannot read {root}: {error}\nCorrect it until `dvc cache dir` works.") from error
-
-
-def _stages(root: Path, targets: list[str]) -> tuple[dict[str, Stage], str | None]:
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-    from dvc.repo.reproduce import get_active_graph
-
-    try:
-        with Repo(str(root)) as repo:
-            needs = get_active_graph(repo.index.graph)  # edges point from a stage to what it needs
-            nodes = {_address(node, root): node for node in needs}
-            stages: dict[str, Stage] = {}
-            for name in _needed_first(nodes, needs, _matching(nodes, targets)):
-                upstream = sorted(_address(above, root) for above in needs.successors(nodes[name]))
-                stages[name] = _stage(name, nodes[name], [stages[above] for above in upstream], root)
-            remote = repo.config["core"].get("remote")
-            return stages, remote and repo.config["remote"][remote]["url"]
+            yield repo
+    except RebuildError:
+        raise
     except Exception as error:  # whatever the libraries below DVC raise: KeyError where a path has braces, OSError
         fix = "Correct it until `dvc dag` works."
         if "is not a git repository" in str(error):
@@ -109,6 +100,20 @@ def _stages(root: Path, targets: list[str]) -> tuple[dict[str, Stage], str | Non
         elif not isinstance(error, DvcException):
             fix = f"That is a {type(error).__name__}; `python -m commands.doctor --quick` may know why."
         raise RebuildError(f"DVC cannot read the pipeline in {root}: {error}\n{fix}") from error
+
+
+def _stages(root: Path, targets: list[str]) -> tuple[dict[str, Stage], str | None]:
+    from dvc.repo.reproduce import get_active_graph
+
+    with _repository(root) as repo:
+        needs = get_active_graph(repo.index.graph)  # edges point from a stage to what it needs
+        nodes = {_address(node, root): node for node in needs}
+        stages: dict[str, Stage] = {}
+        for name in _needed_first(nodes, needs, _matching(nodes, targets)):
+            upstream = sorted(_address(above, root) for above in needs.successors(nodes[name]))
+            stages[name] = _stage(name, nodes[name], [stages[above] for above in upstream], root)
+        remote = repo.config["core"].get("remote")
+        return stages, remote and repo.config["remote"][remote]["url"]
 
 
 def _address(node: Any, root: Path) -> str:

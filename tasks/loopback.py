@@ -44,7 +44,7 @@ def use_direct_loopback(*urls: str) -> None:
             httpx.HTTPTransport(proxy=url if "://" in url else f"http://{url}", verify=False)
         except ImportError:
             raise RebuildError(
-                f"The proxy in {variable} is of a kind that needs a further package: pip install 'httpx[socks]', or "
+                f"The proxy in {variable} is of a kind that needs a further package: pip install socksio, or "
                 f"unset {variable}."
             ) from None
         except Exception:  # noqa: BLE001  every fault in an address; the library's words may repeat the password

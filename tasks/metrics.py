@@ -44,7 +44,7 @@ class MetricChange:
     old: MetricValue | None
     new: MetricValue | None
     verdict: str
-    """The command's: `worse`, `better`, `changed`, `new`, `gone` or `within noise`."""
+    """The command's: `worse`, `better`, `changed`, `too few prompts`, `new`, `gone` or `within noise`."""
 
 
 @dataclass(frozen=True)

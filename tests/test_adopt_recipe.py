@@ -7,18 +7,20 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
+from tokenizers import normalizers
 from transformers import GenerationConfig
 
-from commands.adopt_models import Models, instructed
+from commands.adopt_models import Models, examine, instructed
 from commands.adopt_prompt import PAPER, SHORT, TURN, Prompt, TokenLimit, choose_prompt
 from commands.adopt_recipe import SIZES, Adoption, profile_text, size_of
 from commands.methods import read_methods
 from distill.data.rows import Row
 from distill.data.sources import locate
-from distill.project.errors import DataError
+from distill.project.errors import DataError, ModelError
 from distill.project.references import Reference
 from distill.project.settings import read_yaml
 from tests.test_data_prompts import CHAT, tokenizer
+from tests.tiny_models import tiny_model
 from tests.tiny_pipeline import ROOT
 
 # --- limits by the rows, paces by the models ------------------------------------------------------------------------
@@ -45,6 +47,17 @@ def test_limits_fit_the_rows() -> None:
     assert (prompt.prompts.limit, prompt.responses.limit, prompt.responses.over) == (112, 144, 50)
     with pytest.raises(DataError, match=r"9 of 10 rows have prompts over 128 tokens .* the models read 256 tokens"):
         choose_prompt(rows_of(*[(400, 900)] * 9, (10, 10)), reader, BARE)
+    reader.backend_tokenizer.normalizer = normalizers.Replace("y", "x")
+    with pytest.raises(ModelError, match="cannot hold 10 of the 10 rows of --data"):
+        choose_prompt(rows_of(*[(30, 20)] * 10), reader, BARE)
+
+
+def test_a_model_with_fewer_rows_than_tokens_is_refused(tmp_path: Path) -> None:
+    tiny_model("llama", vocabulary=30).save_pretrained(tmp_path)
+    tokenizer(None).save_pretrained(tmp_path)
+    model = Reference(path=str(tmp_path))
+    with pytest.raises(ModelError, match=r"has 30 rows and the tokenizer ids up to .*; use the tokenizer that"):
+        examine(model, model)
 
 
 def test_a_chat_and_the_papers_template_count_as_they_are_written() -> None:

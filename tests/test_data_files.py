@@ -92,8 +92,8 @@ def test_columns_that_nobody_reads_are_not_decoded(tmp_path: Path) -> None:
 
 UNREADABLE = {
     "deep.jsonl": (b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "line 1: nested too deeply to be read"),
+    "digits.jsonl": (b'{"a": ' + b"9" * 5_000 + b"}\n", "line 1: a whole number of 5,000 digits, too long to be read"),
     "deep.json": (b"[" * 100_000, "is nested too deeply to be read"),
-    "digits.jsonl": (b'{"a": ' + b"9" * 5000 + b"}\n", "line 1: not readable (a whole number of thousands of digits)"),
     "twice.jsonl": (b'{"output": "a", "output": "b"}\n', "line 1: ambiguous (`output` has two values in one object)"),
     "cells.csv": (b"instruction,output\nA,b,c\n", "line 2: of 3 cells, where the first line names 2"),
     "open.csv": (b'instruction,output\n"A,b\nC,d\n', "the row of line 2 is no row of a table (unexpected end of data)"),

@@ -101,7 +101,7 @@ def test_malformed_rows_are_one_error_with_file_and_lines(tmp_path: Path) -> Non
         "  line 6: `output` is of type int, not text",
         "  line 7: `instruction` is null, not text",
         "  and 2 more",
-        "correct them, or set `on_bad_row: skip` to leave them out",
+        "correct or remove them, or leave them out with `on_bad_row: skip` in the profile",
     ]
 
 

@@ -91,7 +91,7 @@ def test_references_that_rouge_cannot_read_are_said_and_refused(project: Path) -
     ran = run(project, "evalset", "own")
     assert (ran.returncode, ran.stdout) == (2, "")
     assert "the references of `own`: Rouge-L cannot read 10 of 10" in ran.stderr
-    assert ran.stderr.endswith("write `rouge: unicode` in evalsets/own.yaml\n")
+    assert ran.stderr.endswith("use `rouge: unicode` in evalsets/own.yaml\n")
     assert not (project / "evaluation").exists()
     ran = run(project, "prepare", "mine")
     assert ran.returncode == 0 and "unread by Rouge-L" in ran.stdout
@@ -117,10 +117,10 @@ def test_references_that_rouge_cannot_read_are_said_and_refused(project: Path) -
         ("evalset", "others", {}, "no `others` in datasets; the names there are: own"),
         ("evalset", "own", {"evalsets/own.yaml": HUB % "main"}, "must be pinned"),
         ("evalset", "own", {"evalsets/own.yaml": HUB % ("0123abcd" * 5)}, "give its `path` instead"),
-        ("evalset", "own", {"rows/train.jsonl": "{\n"}, "set `on_bad_row: skip`"),
+        ("evalset", "own", {"rows/train.jsonl": "{\n"}, "`on_bad_row: skip`"),
         ("prepare", "min", {}, "no `min` in families; did you mean `mine`?"),
         ("prepare", "mine", {"profiles/mine.yaml": PROFILE.replace("path", "pth")}, "did you mean `path`?"),
-        ("prepare", "mine", {"rows/train.jsonl": "{\n"}, "set `on_bad_row: skip`"),
+        ("prepare", "mine", {"rows/train.jsonl": "{\n"}, "`on_bad_row: skip`"),
     ],
 )
 def test_bad_input_is_one_message_without_a_traceback(

@@ -17,6 +17,7 @@ from distill.preflight.surroundings import surroundings_findings
 from distill.project.errors import forbidden_message, is_forbidden
 from tasks import graph
 from tasks.errors import RebuildError
+from tasks.own_results import prefer_own_results
 from tests.import_closure import ROOT
 
 
@@ -67,8 +68,15 @@ def test_folders_that_cannot_be_written_stop(tmp_path: Path, monkeypatch: pytest
 def test_a_fault_below_dvc_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / ".dvc").mkdir()
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
-    with pytest.raises(RebuildError, match=r"`dvc config --local core\.no_scm true` to do without git"):
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    way_out = r"`dvc config --local core\.no_scm true` to do without git"
+    with pytest.raises(RebuildError, match=way_out):
         graph._stages(tmp_path, [])
+    with pytest.raises(RebuildError, match=way_out):
+        prefer_own_results(tmp_path)  # what commands do first
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n")
+    with pytest.raises(RebuildError, match=r"^There is no stage 'minilm'"):
+        graph._stages(tmp_path, ["minilm"])
 
 
 def test_a_file_that_may_not_be_used_is_a_sentence() -> None:

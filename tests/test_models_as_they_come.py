@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers.activations import ACT2FN
+from transformers.utils import logging
 
 from commands import check
 from distill.generation.decode import sample_responses
@@ -242,3 +243,10 @@ def test_a_model_that_cannot_be_decoded_is_refused_before_anything_runs(
     edit(folder / MINI, "recipe.tokenizer", {"source": "teacher"})
     message = refusal(in_folder(folder), capsys, check.main)
     assert "recipe.students.small.model.init: BertLMHeadModel changes its logits" in message
+
+
+def test_loading_shows_no_bar_of_the_library(capfd: pytest.CaptureFixture[str]) -> None:
+    tiny_model("llama").save_pretrained("saved")
+    logging.enable_progress_bar()
+    load_model(Path("saved"))
+    assert "Loading weights" not in capfd.readouterr().err

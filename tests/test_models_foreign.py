@@ -83,6 +83,7 @@ REFUSED = [
         configured(quantization_config={"quant_method": "gptq", "bits": 4}),
         r"quantised \(gptq\), which",
     ),
+    (configured(quantization_config={"bits": 4}), r"quantised \(unnamed\), which"),
     (configured(quantization_config={"quant_method": "of 2030"}), "take the model's unquantised weights"),
     (
         configured(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
@@ -102,6 +103,7 @@ REFUSED = [
     (configured(hidden_size="wide"), "cannot load the model model .*check the name"),
     (file("config.json", "[" * 100_000), "cannot load the model model .*check the name"),
     (file("model.safetensors", "<html>"), "stored as safetensors"),
+    (file("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"), "fetch them by `git lfs pull` there"),
 ]
 
 
@@ -210,7 +212,9 @@ def test_whatever_a_library_raises_is_one_sentence(error: Exception) -> None:
         raise error
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), torch.OutOfMemoryError("full")])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), MemoryError(), torch.OutOfMemoryError("full"), RuntimeError("std::bad_alloc")]
+)
 def test_a_stop_and_a_lack_of_memory_are_what_they_are(error: BaseException) -> None:
     with pytest.raises(type(error)), in_words("cannot read it", "mend it"):
         raise error

@@ -94,10 +94,14 @@ def refusal(stage: Stage, capsys: pytest.CaptureFixture[str], *arguments: Any) -
     return capsys.readouterr().err
 
 
-def test_a_finished_teacher_is_taken_and_everything_after_it_goes_on(project: Path, stage: Stage) -> None:
+def test_a_finished_teacher_is_taken_and_everything_after_it_goes_on(
+    project: Path, stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
     teacher_from(project, "given/teacher")
     stage(base.main, "mini")
     stage(sft.main, "mini", "teacher")
+    # Its weights are random.
+    assert "warning: teacher@mini as it was taken: no better than guessing" in capsys.readouterr().out
     assert pointed_to(project / "runs/mini/teacher") == "given/teacher"
     assert (project / "runs/mini/teacher.run.json").exists()
     [heading, point] = curve(project, "mini/teacher").splitlines()
@@ -164,8 +168,13 @@ def test_a_checkpoint_may_be_an_adapter_of_a_model(project: Path, stage: Stage) 
     assert (project / "runs/mini/teacher/model.safetensors").exists()
 
 
-def test_other_weights_in_the_place_of_the_teachers_are_another_checkpoint(project: Path, stage: Stage) -> None:
-    teacher_from(project, "given/teacher")
+@pytest.mark.parametrize("named", ["given/teacher", "given/pointer"])
+def test_other_weights_in_the_place_of_the_teachers_are_another_checkpoint(
+    project: Path, stage: Stage, named: str
+) -> None:
+    (project / "given/pointer").mkdir()
+    (project / "given/pointer/reference.json").write_text(json.dumps({"path": "given/teacher"}))
+    teacher_from(project, named)
     metas = []
     for seed in (0, 0, 1):
         given(project / "given/teacher", 428, seed)

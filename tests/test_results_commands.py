@@ -69,7 +69,7 @@ def test_text_that_rouge_cannot_read_is_refused_until_its_words_are_named(tmp_pa
     files = ("stages.rouge", "--answers", "a.jsonl", "--references", "r.jsonl")
     ran = command(tmp_path, *files)
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert "Rouge-L cannot read 5 of 5" in ran.stderr and "give `--words unicode`" in ran.stderr
+    assert "Rouge-L cannot read 5 of 5" in ran.stderr and "use `--words unicode`" in ran.stderr
     ran = command(tmp_path, *files, "--words", "unicode", "--json", "s.json")
     assert ran.returncode == 0, ran.stderr
     assert read(tmp_path / "s.json")["rouge_l"] == {"mean": 100.0, "per_seed": [100.0], "words": "unicode"}

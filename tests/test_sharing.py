@@ -18,6 +18,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from commands.chat import _visible
+from commands.export import _start, export
 from distill.project.errors import ModelError, SettingsError
 from distill.project.references import ModelReference
 from distill.sharing.ancestry import Ancestor, ancestor_of
@@ -105,16 +106,20 @@ def test_nothing_else_is_replaced(project: Path) -> None:
     assert (project / "stages/on_rows.py").is_file()
 
 
-def test_what_is_not_built_is_named(project: Path, tmp_path: Path) -> None:
+def test_what_is_not_built_is_named(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = Path(shutil.copytree(project, tmp_path / "broken"))
     done = command(project, "commands.export", "small", "kd")
     assert done.returncode == 2
     assert done.stderr == "error: `kd` is no method of params.yaml; use init, sft, minillm, teacher\n"
+    (project / "runs/small/sft/meta.json").write_text('{"left_out": true}')
+    monkeypatch.chdir(project)
+    known = "init, minillm, teacher"
+    with pytest.raises(SettingsError, match=f"leaves `sft` of `small` out; give its section, or .* built: {known}$"):
+        export("small", "sft", Path("out"), None)
     shutil.rmtree(project / "runs/small/sft")
     done = command(project, "commands.export", "small", "sft")
     assert done.returncode == 2
-    known = "or use one that is: init, minillm, teacher"
-    assert done.stderr == f"error: runs/small/sft is not built; run `dvc repro`, {known}\n"
+    assert done.stderr == f"error: runs/small/sft is not built; run `dvc repro`, or use one that is: {known}\n"
     shutil.rmtree(project / "runs")
     done = command(project, "commands.export", "small", "teacher")
     assert done.stderr == "error: runs/mini/teacher is not built; run `dvc repro`\n"
@@ -189,10 +194,28 @@ def test_a_card_names_the_base_and_the_licences(tmp_path: Path) -> None:
     assert "go back to the model `small one` of a local folder, made from `a/b` (licence: mit), cut by" in card
     assert "license: mit" in card and "base_model: a/b" in card and "training rows: CC BY 4.0" in card
     assert "random" not in card and str(tmp_path) not in card
+    meta["settings"] = {"source": {"path": str(local)}, "copied": False}
     teacher = write_card(CardOrigin("f", "teacher", "", found, meta, {}, {}, {}, {}, {}, taken=True))
+    assert "None in this pipeline. Licence of the model: mit." in teacher and str(tmp_path) not in teacher
     assert "taken as it is from the model `small one`" in teacher and "nothing was trained here" in teacher
     assert "trained by" not in teacher and "trained on prompts" not in teacher
     assert "go back to random ones" in write_card(CardOrigin("s", "kd", "", None, meta, {}, {}, {}, {}, {}))
+
+
+def test_a_card_goes_back_to_the_model_that_a_method_starts_from() -> None:
+    student = {"model": None, "init": {"from": "a/init"}, "minillm": {"lr": 1}, "sft": {"from": "a/sft"}, "kd": {}}
+    own = {"tokens": "own samples"}
+    assert _start(student, "minillm", own) == ("a/init", "")
+    assert _start(student, "sft", {}) == ("a/sft", "")
+    assert _start(student, "kd", {"tokens": "data"}) == (None, "")
+    student |= {"model": {"source": "a/base", "drop_layers": [1]}, "init": {"lr": 1}}
+    assert _start(student, "minillm", own) == ("a/base", "`drop_layers: [1]`")
+
+
+@pytest.mark.parametrize("written", ["released: 2024-13-45", "a: [", "- a list", "a: {" * 2000])
+def test_a_card_that_cannot_be_read_states_nothing(written: str, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"---\nlicense: mit\n{written}\n---\nwords")
+    assert ancestor_of(ModelReference(path=str(tmp_path))).licence == "not stated"
 
 
 def test_chat_answers_what_comes_through_a_pipe(project: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from pathlib import Path
 
@@ -72,6 +73,22 @@ def test_a_template_that_cannot_be_used_is_refused_in_a_sentence(name: str) -> N
     with pytest.raises(ModelError, match=reason):
         encode_prompts(tokenizer(written), CHATTING, ["hi"])
     assert time.process_time() - began < 5, "the probe runs elsewhere, within limits"
+
+
+def test_a_limit_that_the_machine_sets_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `ulimit -v` does, which nobody but root may lift again."""
+    machine, set_limit = 1 << 45, resource.setrlimit
+
+    def only_lower(kind: int, limits: tuple[int, int]) -> None:
+        if limits[1] != machine or limits[0] > machine:
+            raise ValueError("not allowed to raise maximum limit")
+        set_limit(kind, (limits[0], resource.RLIM_INFINITY))
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (machine, machine))
+    monkeypatch.setattr(resource, "setrlimit", only_lower)
+    assert chat_form(tokenizer(WORKING["text"], bos=False), True, None).end_of_turn == "<end>"
+    with pytest.raises(ModelError, match="MemoryError"):
+        chat_form(tokenizer(REFUSED["no room"][0]), True, None)
 
 
 def test_one_of_several_templates_is_named() -> None:
@@ -151,3 +168,9 @@ def test_check_doctor_and_adopt_look_alike(tmp_path: Path) -> None:
     assert _form(tokenizer(CHAT), "none") is None
     demanding = _form(tokenizer(REFUSED["wants a system turn"][0]), None)
     assert demanding is not None and demanding.system == "You are a helpful assistant."
+
+
+def test_a_template_that_writes_the_day_is_told_of() -> None:
+    dated = template(before="{% set day = strftime_now('%d %b %Y') %}{{ day }}\n")
+    [note] = chat_form(tokenizer(dated, bos=False), True, None).notes
+    assert note.startswith("the chat template writes the day into every row")

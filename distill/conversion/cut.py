@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from distill.models.settings import spans
 from distill.project.errors import ModelError
+from distill.project.foreign import in_words
 
 
 def layer_count(model: PreTrainedModel) -> int:
@@ -47,18 +48,12 @@ def cut(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
         elif int(found[2]) in places:
             weights[f"{found[1]}{places[int(found[2])]}{found[3]}"] = tensor
     config = _shortened(model.config, count, kept)
-    try:
-        with torch.random.fork_rng(devices=[]):  # its first weights are thrown away; nothing else may notice the draw
-            short = cast(
-                PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=False)
-            )
+    what = f"{type(model).__name__} cannot be cut to the layers {spans(kept)}"
+    # Its first weights are thrown away; nothing else may notice the draw.
+    with in_words(what, "keep them all, or give a student of its own"), torch.random.fork_rng(devices=[]):
+        made = AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=False)
+        short = cast(PreTrainedModel, made)
         short.load_state_dict(weights, strict=True, assign=True)
-    except Exception as error:  # noqa: BLE001  every architecture refuses a configuration in a way of its own
-        reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise ModelError(
-            f"{type(model).__name__} cannot be cut to the layers {spans(kept)} ({reason}); keep them all, or give a "
-            "student of its own"
-        ) from None
     short.tie_weights()
     if model.generation_config is not None:
         short.generation_config = copy.deepcopy(model.generation_config)

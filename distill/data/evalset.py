@@ -13,7 +13,7 @@ from distill.data.sources import HubSource, Source
 from distill.data.tables import OnBadRow
 from distill.project.errors import DataError
 from distill.project.settings import Settings
-from distill.text.words import PAPER, Legibility, Words
+from distill.text.words import PAPER, Words
 
 
 class EvalSetSettings(Settings):
@@ -69,22 +69,6 @@ def as_examples(split: Split, words: Words = PAPER) -> list[dict[str, Any]]:
         }
         for number, row in enumerate(split.rows)
     ]
-
-
-def require_legible(name: str, words: Words, found: Legibility) -> str | None:
-    """A warning where Rouge-L cannot read some of the set's references.
-
-    Raises: DataError where it can read hardly any.
-    """
-    if found.blind:
-        fix = f"write `rouge: unicode` in evalsets/{name}.yaml"
-        if words != PAPER:
-            fix = f"they hold no letter, digit or symbol: take `{name}` out of the datasets"
-        raise DataError(f"the references of `{name}`: {found}, so every score would be 0; {fix}")
-    if not found.partly:
-        return None
-    remedy = f"`rouge: unicode` in evalsets/{name}.yaml reads them" if words == PAPER else "their scores are 0"
-    return f"the references of `{name}`: {found}; {remedy}"
 
 
 def audit_evalset(name: str, settings: EvalSetSettings, split: Split) -> dict[str, Any]:

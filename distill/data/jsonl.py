@@ -64,13 +64,9 @@ def read_json_array(path: Path, limit: int | None) -> RecordTable:
 def parse_json(text: str) -> Any:
     """A JSON value. Raises: ValueError, also for brackets without end and for a key with two values in one object."""
     try:
-        return json.loads(text, object_pairs_hook=_one_value_a_key)
+        return json.loads(text, object_pairs_hook=_one_value_a_key, parse_int=_whole_number)
     except RecursionError:
         raise MalformedRowError("nested too deeply to be read") from None
-    except (json.JSONDecodeError, MalformedRowError):
-        raise
-    except ValueError:  # Python's limit, against numbers that take hours
-        raise MalformedRowError("not readable (a whole number of thousands of digits)") from None
 
 
 def decode_text(content: bytes) -> str:
@@ -90,6 +86,13 @@ def explain(error: ValueError) -> str:
         name = error.encoding.upper().replace("UTF8", "UTF-8")
         return f"not {name} (byte {error.object[error.start]:#04x} at position {error.start})"
     return str(error)
+
+
+def _whole_number(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:  # Python's words name a switch of Python's
+        raise MalformedRowError(f"a whole number of {len(digits):,} digits, too long to be read") from None
 
 
 def _lines(stream: IO[bytes]) -> Iterator[bytes]:

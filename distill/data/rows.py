@@ -190,7 +190,8 @@ def _turns_by_number(table: RecordTable, fields: Fields) -> Counter[str]:
                 told = ", ".join(f"{role} in {count:,}" for role, count in roles.most_common(4))
                 raise DataError(
                     f"{table.name}: `{name}` is read from `{place}`, whose role is {told} rows; read turns by their "
-                    f"role instead: under `fields`, `conversation: {above}` in place of instruction and output"
+                    f"role instead: under `fields`, `conversation: {above}` in place of instruction and output (for "
+                    f"adopt, --fields conversation={above})"
                 )
         if name == "instruction":
             later.clear()

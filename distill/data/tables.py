@@ -55,5 +55,5 @@ def refuse_bad_rows(table: RecordTable, bad: list[BadRow]) -> None:
     if len(bad) > _SHOWN:
         shown.append(f"  and {len(bad) - _SHOWN:,} more")
     heading = f"{table.name} has {len(bad):,} malformed row{'s' if len(bad) > 1 else ''}:"
-    fix = "correct them, or set `on_bad_row: skip` to leave them out"
+    fix = "correct or remove them, or leave them out with `on_bad_row: skip` in the profile"
     raise DataError("\n".join([heading, *shown, fix]))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from distill.models.parts import backbone, head, positions_at_once
+from distill.models.parts import backbone, label_logprobs
 from distill.prompting.prompts import encode, fit_prompts, render
 from distill.text.batches import IGNORED, collate
 from distill.text.examples import Example
@@ -52,14 +52,7 @@ def response_logprobs(model: PreTrainedModel, examples: Sequence[Example], batch
         kept = labels != IGNORED
         # Right padding needs no mask in a causal model: no real token looks at it.
         hidden = backbone(model)(input_ids=batch["input_ids"], use_cache=False).last_hidden_state[:, :-1][kept]
-        tokens = labels[kept]
-        # Logits are the largest tensor of a pass: only response tokens get them, some at a time, in float32.
-        size = min(_POSITIONS, positions_at_once(model))
-        pieces = [
-            head(model)(hidden[i : i + size]).float().log_softmax(-1).gather(-1, tokens[i : i + size, None])
-            for i in range(0, len(hidden), size)
-        ]
-        flat = torch.cat(pieces).squeeze(-1).cpu()
+        flat = label_logprobs(model, hidden, labels[kept], at_once=_POSITIONS).cpu()
         found.update(zip(chosen, flat.split([len(examples[i].response_ids) for i in chosen]), strict=True))
     return [found[i] for i in range(len(examples))]
 

@@ -23,7 +23,7 @@ from distill.generation.rereading import RereadingModel
 from distill.models.parts import backbone, head, precise, require_plain_head, rows_of
 from distill.models.small import small_model
 from distill.project.errors import ModelError
-from distill.runs.out_of_memory import is_out_of_memory
+from distill.project.foreign import is_out_of_memory
 
 DecodingModel = CachedModel | RereadingModel
 Way = Literal["cache", "rereading"]

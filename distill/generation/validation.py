@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.generation.decode import sample_responses
 from distill.generation.settings import SamplingSettings
-from distill.models.parts import backbone, head, positions_at_once, precise
+from distill.models.parts import backbone, label_logprobs
 from distill.parallel.processes import ALONE, Processes
 from distill.project.errors import TrainingError
 from distill.project.randomness import key
@@ -87,21 +86,6 @@ class Validation:
             "loss": loss,
             "response_tokens": sum(map(len, answers)) / len(answers),
         }
-
-
-@torch.no_grad()
-def label_logprobs(model: PreTrainedModel, hidden: Tensor, labels: Tensor) -> Tensor:
-    """Log q of each of `labels` [N] from the hidden states [N, H] that predict them, [N].
-
-    The head runs on some positions at a time: logits are the largest tensors of a pass.
-    """
-    size = positions_at_once(model)
-    pieces = [
-        precise(head(model)(hidden[i : i + size])).log_softmax(-1).gather(-1, labels[i : i + size, None])
-        for i in range(0, len(hidden), size)
-    ]
-    # Joined before anything is summed: a batch that fits one piece has the sum of one piece, to the last bit.
-    return torch.cat(pieces).squeeze(-1)
 
 
 @torch.no_grad()

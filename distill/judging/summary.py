@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from distill.judging.answers import lost_fault
 from distill.project.files import read_json
 from distill.scoring.spread import with_spread
+from distill.scoring.statistics import FEWEST_PROMPTS
 
 NOT_JUDGED = "not judged"
 
@@ -24,7 +25,6 @@ _DIGITS = 4
 _DRAWS = 5_000
 _LEVEL = 0.95
 _NOT_ASKED = "budget"
-_FEWEST_PROMPTS = 6  # as in distill/scoring/statistics.py
 
 
 def summary_path(root: Path, who: str, what: str, name: str) -> Path:
@@ -57,7 +57,7 @@ def summarise(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
         **({"std": round(float(per_seed.std(ddof=1)), _DIGITS)} if len(seeds) > 1 else {}),
         "per_seed": [round(float(score), _DIGITS) for score in per_seed],
         "ci95": [round(bound, _DIGITS) for bound in _interval(sums, seed)],
-        **({"prompts": len(ids)} if len(ids) < _FEWEST_PROMPTS else {}),
+        **({"prompts": len(ids)} if len(ids) < FEWEST_PROMPTS else {}),
         **counts,
     }
 

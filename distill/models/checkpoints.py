@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from distill.models.lora import has_adapter, save_adapter
 from distill.models.merging import merged_weights
@@ -67,7 +66,8 @@ def save_reference(
 
     meta.json holds the hashes of a folder's weights, so that other weights in their place are another checkpoint.
     """
-    parts = (source, source.adapter)
+    found = origin(source)  # a folder of another clone may point on itself
+    parts = (found.base, found.adapter)
     places = [Path(part.path) for part in parts if part is not None and part.path is not None]
     weights = {str(file): sha256_file(file) for place in places for file in sorted(place.glob("*.safetensors"))}
     with fresh_dir(folder) as aside:
@@ -135,9 +135,3 @@ class RunRecord:
             **extra,
         }
         write_json(path, record)
-
-
-def quiet_libraries() -> None:
-    """Turn off transformers' advice and progress bars: a stage shows one bar of its own."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()

@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.activations import FastGELUActivation, GELUTanh, NewGELUActivation
+from transformers.utils import logging as transformers_logging
 
 from distill.models.lora import read_adapter
 from distill.models.merging import merge_adapter
@@ -74,6 +75,12 @@ def rehearse(source: Reference | Path, dtype: str = "float32", cached: bool = Fa
     return model
 
 
+def quiet_libraries() -> None:
+    """Turn off transformers' advice and progress bars: a command shows lines and one bar of its own."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
 def _skeleton(reference: Reference, cached: bool) -> PreTrainedModel:
     """A model without numbers, from its configuration alone."""
     require_language_model(reference, cached)
@@ -85,7 +92,7 @@ def _skeleton(reference: Reference, cached: bool) -> PreTrainedModel:
             trust_remote_code=False,
         )
         if quantisation(config.to_dict()) is not None:
-            unpacking_config(reference)
+            unpacking_config(reference, cached)
         with torch.device("meta"):
             return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, trust_remote_code=False))
 
@@ -98,6 +105,7 @@ def _load(reference: Reference, dtype: str, alone: bool = False, **extra: Any) -
         require_language_model(reference, cached)
     method = quantisation(configuration(reference, cached=cached))
     what, fix = f"cannot load the model {reference}", _FIX
+    quiet_libraries()
     if method is not None:
         what, fix = f"{what}, which is quantised ({method})", FIX.format(source=reference)
     with in_words(what, fix):
@@ -110,7 +118,7 @@ def _load(reference: Reference, dtype: str, alone: bool = False, **extra: Any) -
             ignore_mismatched_sizes=True,  # refused below, with words
             output_loading_info=True,
             **extra,
-            **({} if method is None else {"config": unpacking_config(reference)}),
+            **({} if method is None else {"config": unpacking_config(reference, cached)}),
         )
     model, found = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
     if method is None:

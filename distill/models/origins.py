@@ -16,6 +16,7 @@ from distill.project.references import ModelReference, Reference, require_folder
 REFERENCE_FILE = "reference.json"
 ADAPTER_FOLDER = "adapter"
 ADAPTER_CONFIG = "adapter_config.json"
+_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,12 @@ def require_weights(folder: Path) -> None:
             f"{folder} holds no model (no config.json); run `dvc repro` for a stage's own model, correct the path, "
             "or write a hub id with its commit: owner/name@<40 digits>"
         )
+    for file in folder.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            if stream.read(len(_POINTER)) == _POINTER:
+                raise ModelError(
+                    f"{file} is Git LFS's pointer to the weights, not the weights; fetch them by `git lfs pull` there"
+                )
     if not any(folder.glob("*.safetensors")) and (pickled := sorted(folder.glob("*.bin"))):
         raise ModelError(
             f"{folder} holds its weights as pickles ({pickled[0].name}), which can run code when they are read; "

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distill.project.errors import ModelError
-from distill.runs.out_of_memory import is_out_of_memory
+from distill.project.foreign import in_words
 
 # Logits at which every soft cap in use (Gemma 2: 30) is reached.
 _LOUD = 300.0
@@ -54,6 +54,25 @@ def precise(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def label_logprobs(
+    model: PreTrainedModel, hidden: Tensor, labels: Tensor, vocabulary: int | None = None, at_once: int | None = None
+) -> Tensor:
+    """Log-probability of each of `labels` [N] from the hidden states [N, H] that predict them, [N], without a gradient.
+
+    Over the first `vocabulary` ids, or all. The head runs on `at_once` positions at a time, or on fewer where these
+    would be too large: logits are the largest tensors of a pass.
+    """
+    most = positions_at_once(model)
+    size = most if at_once is None else min(at_once, most)
+    pieces = [
+        precise(head(model)(states)[:, :vocabulary]).log_softmax(-1).gather(-1, part[:, None])
+        for states, part in zip(hidden.split(size), labels.split(size), strict=True)
+    ]
+    # Joined before anything is summed: a batch that fits one piece has the sum of one piece, to the last bit.
+    return torch.cat(pieces).squeeze(-1)
+
+
+@torch.no_grad()
 def require_plain_head(model: PreTrainedModel) -> None:
     """Refuse models with other logits than `head(backbone(ids))`: soft-capped or scaled ones, or not finite.
 
@@ -63,21 +82,16 @@ def require_plain_head(model: PreTrainedModel) -> None:
     model.eval()
     # Any tokens will do: a scale changes every logit. Taken modulo the rows, for the smallest of test models.
     ids = torch.arange(1, 9, device=model.device)[None] % rows_of(head(model))
+    what = f"{type(model).__name__} cannot be run as a body and an output head"
+    fix = "use a causal language model, e.g. of GPT-2's, LLaMA's or Qwen's kind"
     try:
-        whole, parts = _both_ways(model, ids)
-        largest = parts.abs().max().item()
-        # A cap shows in large logits alone, and training may make them large.
-        loud = _both_ways(model, ids, _LOUD / largest) if 0 < largest < _LOUD else (whole, parts)
-        if torch.equal(loud[0], whole):  # the model takes the head's weight without calling the head
-            loud = whole, parts
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ModelError(
-            f"{type(model).__name__} cannot be run as a body and an output head ({reason}); use a causal language "
-            "model, e.g. of GPT-2's, LLaMA's or Qwen's kind"
-        ) from None
+        with in_words(what, fix):
+            whole, parts = _both_ways(model, ids)
+            largest = parts.abs().max().item()
+            # A cap shows in large logits alone, and training may make them large.
+            loud = _both_ways(model, ids, _LOUD / largest) if 0 < largest < _LOUD else (whole, parts)
+            if torch.equal(loud[0], whole):  # the model takes the head's weight without calling the head
+                loud = whole, parts
     finally:
         model.train(training)
     for above, below in ((whole, parts), loud):

@@ -23,12 +23,16 @@ FIX = (
 )
 
 
-def unpacking_config(reference: Reference) -> Any:
+def unpacking_config(reference: Reference, cached: bool = False) -> Any:
     """The model's configuration, which asks for plain weights where the quantisation can give them.
+
+    `cached` asks no hub.
 
     Raises: ModelError where it cannot; what the library raises where its packages are missing.
     """
-    config = AutoConfig.from_pretrained(reference.name, revision=reference.revision or "main", trust_remote_code=False)
+    config = AutoConfig.from_pretrained(
+        reference.name, revision=reference.revision or "main", local_files_only=cached, trust_remote_code=False
+    )
     for part in (config, config.get_text_config(decoder=True)):
         stored = getattr(part, "quantization_config", None)
         if isinstance(stored, dict):
@@ -39,7 +43,7 @@ def unpacking_config(reference: Reference) -> Any:
 
 def _way_back(stored: dict[str, Any], source: Reference) -> dict[str, Any]:
     """What asks for plain weights while loading; empty where they are made afterwards, or refused."""
-    method = str(stored.get("quant_method"))
+    method = str(stored.get("quant_method") or "unnamed")
     kinds: list[Any] = [kind for name, kind in AUTO_QUANTIZER_MAPPING.items() if name in (method, f"{method}_4bit")]
     undone = [kind._dequantize is not HfQuantizer._dequantize for kind in kinds]
     while_loading = bool(kinds) and hasattr(AutoQuantizationConfig.from_dict(stored), "dequantize")

@@ -50,7 +50,8 @@ def _made(config_kind: type[PreTrainedConfig], written: Mapping[str, Any]) -> Pr
     config = config_kind.from_dict(dict(written))
 
     def build() -> PreTrainedModel:
-        return cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
+        made = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        return cast(PreTrainedModel, made)
 
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in build().parameters())
@@ -58,7 +59,7 @@ def _made(config_kind: type[PreTrainedConfig], written: Mapping[str, Any]) -> Pr
         return None
     # The numbers of a run are drawn as if no such model had been made.
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # `torch.manual_seed` would begin a GPU's draws anew as well
         model = build()
         model.eval()
         for parameter in model.parameters():

@@ -65,7 +65,7 @@ def stored_tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
                 header = json.loads(stream.read(min(length, 2**28)))
             header.pop("__metadata__", None)
             found |= {tensor: (entry["dtype"], tuple(entry["shape"])) for tensor, entry in header.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error):
         return {}
     return found
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from distill.models.parts import backbone
 from distill.parallel.processes import Processes, device
 from distill.project.errors import TrainingError
-from distill.runs.out_of_memory import is_out_of_memory
+from distill.project.foreign import is_out_of_memory
 
 
 class DividedTeacher:

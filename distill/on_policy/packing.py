@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distill.models.parts import head, positions_at_once, precise
+from distill.models.parts import label_logprobs
 from distill.on_policy.losses import Packed
 from distill.on_policy.passes import response_hidden, right_pad
 from distill.parallel.processes import ALONE, Processes
@@ -100,7 +100,7 @@ def require_agreement(student: PreTrainedModel, teacher: PreTrainedModel, batch:
 
     def gap(model: PreTrainedModel, known: Tensor, name: str) -> float:
         limit = AGREEMENT.get(model.dtype, 0.5)
-        forced = _read_off(model, response_hidden(model, batch.ids, batch.positions), tokens, vocabulary)
+        forced = label_logprobs(model, response_hidden(model, batch.ids, batch.positions), tokens, vocabulary)
         found = (forced - known).abs().max().item()
         # Not `found > limit`, which is false for nan.
         if not found <= limit:
@@ -112,17 +112,5 @@ def require_agreement(student: PreTrainedModel, teacher: PreTrainedModel, batch:
         return found
 
     # From the kept states, not the kept numbers: the updates' teacher logits come from these states.
-    decoded = _read_off(teacher, batch.packed.teacher_hidden, tokens, vocabulary)
+    decoded = label_logprobs(teacher, batch.packed.teacher_hidden, tokens, vocabulary)
     return max(gap(student, batch.packed.old_logprobs, "student"), gap(teacher, decoded, "teacher"))
-
-
-def _read_off(model: PreTrainedModel, hidden: Tensor, tokens: Tensor, vocabulary: int) -> Tensor:
-    """Log-probability of each token, [N], from last hidden states [N, H]; the head runs on some at a time."""
-    size = positions_at_once(model)
-    pieces = zip(hidden.split(size), tokens.split(size), strict=True)
-    return torch.cat([picked(head(model)(states)[:, :vocabulary], part) for states, part in pieces])
-
-
-def picked(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Log-probability of each token, [N], from logits [N, V]."""
-    return precise(logits).log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1)

@@ -19,8 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from distill.generation.decode import Mixture, Response, sample_responses, similar_lengths
-from distill.models.parts import head, precise, shared_vocabulary
-from distill.on_policy.packing import picked
+from distill.models.parts import head, label_logprobs, precise, shared_vocabulary
 from distill.on_policy.passes import response_hidden, right_pad
 from distill.parallel.processes import ALONE, Processes
 from distill.project.randomness import key, permutation, rng
@@ -173,7 +172,7 @@ def read_responses(
         # Positions come row after row, so that lengths alone cut the states into responses.
         states = response_hidden(student, ids.to(student.device), positions.to(student.device))
         for row, hidden in zip(group, states.split([len(row) for row in group]), strict=True):
-            known = picked(head(student)(hidden)[:, :vocabulary], torch.tensor(row, device=hidden.device)).cpu()
+            known = label_logprobs(student, hidden, torch.tensor(row, device=hidden.device), vocabulary).cpu()
             found.append(
                 Response(
                     ids=list(row),

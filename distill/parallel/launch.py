@@ -23,6 +23,7 @@ from distill.parallel.group import EXIT_OUT_OF_MEMORY, EXIT_SAID, Group, Place
 from distill.parallel.hosts import Host, Reached, is_loopback, meeting_place, read_hostfile
 from distill.parallel.slurm import Started
 from distill.project.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Terminated
+from distill.project.foreign import is_out_of_memory
 from distill.project.running import is_started
 from distill.runs.hardware import HardwareSettings
 
@@ -69,8 +70,6 @@ def fitting_micro_batch(hardware: HardwareSettings, share: int) -> int:
 @contextmanager
 def smaller_next_time(micro_batch: int) -> Iterator[None]:
     """Out of memory where that cannot be mended in place, end in the way that starts a launched stage again."""
-    from distill.runs.out_of_memory import is_out_of_memory
-
     try:
         yield
     except (RuntimeError, MemoryError) as error:

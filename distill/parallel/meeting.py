@@ -34,8 +34,8 @@ from distill.project.errors import (
     full_disk_message,
     is_full_disk,
 )
+from distill.project.foreign import is_out_of_memory
 from distill.project.running import is_started
-from distill.runs.out_of_memory import is_out_of_memory
 
 LOOPBACK = "127.0.0.1"
 # After so long without an answer the launcher's machine counts as gone. A launcher that has ended is noticed at once.

@@ -10,6 +10,8 @@ from distill.project.errors import DistillError, ModelError, is_full_disk
 
 _MOST = 300
 """Characters of a library's message; the fix that follows is never cut."""
+# Messages of torch's allocator on a CPU, which has no error class of its own.
+_CPU_MESSAGES = ("can't allocate memory", "not enough memory", "std::bad_alloc")
 _OWN_CODE = (
     "it comes with Python code of its own (`auto_map` in its files), which is never run here; take a version of it "
     "that transformers knows without such code (on the hub often named …-hf), or convert it elsewhere to one"
@@ -26,10 +28,10 @@ def in_words(what: str, fix: str) -> Iterator[None]:
     """
     try:
         yield
-    except (DistillError, MemoryError):
+    except DistillError:
         raise
     except Exception as error:
-        if _lacks_memory(error) or is_full_disk(error):
+        if is_out_of_memory(error) or is_full_disk(error):
             raise
         # The libraries name the option that would allow it, and only then.
         if "trust_remote_code" in str(error):
@@ -43,7 +45,9 @@ def reason(error: BaseException) -> str:
     return text if len(text) <= _MOST else text[:_MOST].rpartition(" ")[0] + " …"
 
 
-def _lacks_memory(error: Exception) -> bool:
-    # torch's allocator on a CPU has no class of its own; without torch nothing of it was raised.
-    torch = sys.modules.get("torch")
-    return (torch is not None and isinstance(error, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error reports too little memory, of a GPU or a CPU."""
+    torch = sys.modules.get("torch")  # what was never imported has raised nothing
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _CPU_MESSAGES)

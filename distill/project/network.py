@@ -71,11 +71,11 @@ def proxy_fault() -> str | None:
 
 
 def connection(url: str) -> dict[str, Any]:
-    """The arguments with which httpx reaches `url`: its proxy if it has one, the trusted certificates, no `.netrc`.
+    """The arguments with which httpx2 reaches `url`: its proxy if it has one, the trusted certificates, no `.netrc`.
 
     Raises: SettingsError for a proxy or certificates that cannot be used.
     """
-    import httpx
+    import httpx2 as httpx
 
     proxy = proxy_of(url)
     found: dict[str, Any] = {"trust_env": False, "proxy": None if proxy is None else proxy.url}
@@ -118,7 +118,7 @@ def _proxies() -> Iterator[tuple[str, Proxy]]:
 
 def _refusal(proxy: Proxy) -> str | None:
     """The reason for which the HTTP library takes no such proxy; nothing is sent."""
-    import httpx
+    import httpx2 as httpx
 
     try:
         parts = urlsplit(proxy.url)
@@ -126,7 +126,7 @@ def _refusal(proxy: Proxy) -> str | None:
             return "it names no host and port"
         httpx.HTTPTransport(proxy=proxy.url, verify=False)
     except ImportError:
-        return "this kind needs a further package: pip install 'httpx[socks]'"
+        return "this kind needs a further package: pip install socksio"
     except Exception:  # noqa: BLE001  every fault in an address; the library's words may repeat the password
         return f"`{proxy.url.partition('://')[0]}://…` is no address of a proxy that can be used; http://HOST:PORT is"
     return None

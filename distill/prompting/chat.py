@@ -29,6 +29,7 @@ _USER = 'Quince7 <b> & "it\'s"\n  Größe: user3'
 _ANSWER = 'Medlar5 <i> & "so"\n  Maß: reply9'
 _SYSTEM = 'Sloe4 <u> & "be"\n  kühl: rule6'
 _WAYS: tuple[dict[str, Any], ...] = ({}, {"tools": []}, {"documents": []}, {"tools": [], "documents": []})
+_OTHER_DAY = "{% macro strftime_now(form) %}another day{% endmacro %}\n"
 _CPU_SECONDS = 2
 _WALL_SECONDS = 120
 _MEMORY = 1 << 30
@@ -62,6 +63,8 @@ class ChatForm:
     """The system turn that it writes if none is given."""
     default_system_tokens: int
     """The tokens of it, in every row."""
+    dated: bool
+    """Whether it writes the day of its use."""
 
     def open(self, text: str) -> Composed:
         """`text` as the user's turn, up to where the answer begins. Raises: ModelError."""
@@ -93,6 +96,11 @@ class ChatForm:
             found.append(
                 f"the chat template opens every answer with {_short(self.opening)}, so answers are trained right "
                 "behind it; give answers that go on from there, or a template that does not write it"
+            )
+        if self.dated:
+            found.append(
+                "the chat template writes the day into every row, so rows prepared on another day are other rows; a "
+                "template without it makes the same ones again"
             )
         return found
 
@@ -149,6 +157,7 @@ def _looked_at(tokenizer: PreTrainedTokenizerBase, source: str, system: str | No
         opened[len(before) :] if opened.startswith(before) else "",
         str(seen["default_system"]),
         int(saved or 0),
+        bool(seen["dated"]),
     )
 
 
@@ -175,13 +184,19 @@ def _within_limits(tokenizer: PreTrainedTokenizerBase, source: str, system: str 
 
 def _report(sender: Connection, tokenizer: PreTrainedTokenizerBase, source: str, system: str | None) -> None:
     try:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS + 1))
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + _MEMORY, resource.RLIM_INFINITY))
+        _limit(resource.RLIMIT_CORE, 0)
+        _limit(resource.RLIMIT_CPU, _CPU_SECONDS)
+        _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + _MEMORY)
         sender.send_bytes(json.dumps(_look(tokenizer, source, system)).encode())
     finally:
         os._exit(0)
+
+
+def _limit(kind: int, most: int) -> None:
+    """Allow this process no more than `most`; a lower limit that it was started under stays."""
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _look(tokenizer: PreTrainedTokenizerBase, source: str, system: str | None) -> dict[str, Any]:
@@ -236,6 +251,7 @@ def _look_at_turn(
                     "extra": dict(extra),
                     "default_system": default,
                     "without_default": without,
+                    "dated": opened != _render(tokenizer, _OTHER_DAY + source, turns, extra, True)[0],
                 }
             reasons.append(why or "it is left out")
     return {"fault": f"the chat template cannot write an answer in its turn ({reasons[0]}); {_MEND}"}

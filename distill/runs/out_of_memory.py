@@ -13,17 +13,9 @@ from typing import TypeVar
 
 import torch
 
+from distill.project.foreign import is_out_of_memory
+
 T = TypeVar("T")
-
-# Messages of torch's allocator on a CPU, which has no error class of its own.
-_CPU_MESSAGES = ("can't allocate memory", "not enough memory", "std::bad_alloc")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error reports too little memory, of a GPU or a CPU."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _CPU_MESSAGES)
 
 
 def _alone(failed: bool) -> bool:

@@ -37,7 +37,7 @@ class Ancestor:
 
 def ancestor_of(reference: ModelReference) -> Ancestor:
     """The model that a reference names, by the card beside it; no hub is asked."""
-    card = front_matter(stored_file(reference.base, "README.md", cached=True))
+    card = read_front_matter(stored_file(reference.base, "README.md", cached=True))
     if reference.hub is not None:
         return Ancestor(reference.hub, reference.hub, licence_of(card))
     base = card.get("base_model")
@@ -54,7 +54,7 @@ def licence_of(card: Mapping[str, Any]) -> str:
     return ", ".join(map(str, stated)) if isinstance(stated, list) else str(stated)
 
 
-def front_matter(path: Path | None) -> dict[str, Any]:
+def read_front_matter(path: Path | None) -> dict[str, Any]:
     """The YAML between the first two lines of dashes of a card; empty where there is none that can be read."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -63,9 +63,9 @@ def front_matter(path: Path | None) -> dict[str, Any]:
         text = "" if path is None else path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return {}
-    found = re.match(r"---\n(.*?)\n---", text.replace("\r\n", "\n"), re.DOTALL)
+    found = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     try:
         content = None if found is None else YAML(typ="safe").load(found[1])
-    except YAMLError:
+    except (YAMLError, ValueError, RecursionError):  # a date that is none is a ValueError
         return {}
     return content if isinstance(content, dict) else {}

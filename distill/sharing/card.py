@@ -181,6 +181,9 @@ def _results(origin: CardOrigin) -> str:
 
 
 def _training(origin: CardOrigin) -> str:
+    if origin.taken:
+        stated = origin.ancestor.licence if origin.ancestor else "not stated"
+        return f"None in this pipeline. Licence of the model: {stated}."
     chosen = {name: origin.meta[name] for name in ("rows", "best_step", "best_valid_rouge_l") if name in origin.meta}
     settings = {**origin.meta["settings"], **chosen, "seed": origin.meta["seed"]}
     rows = "\n".join(f"| `{name}` | {json.dumps(value)} |" for name, value in settings.items())

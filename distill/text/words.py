@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from distill.project.errors import DataError
+
 if TYPE_CHECKING:
     from rouge_score.tokenizers import DefaultTokenizer
 
@@ -130,6 +132,19 @@ def legibility(texts: Iterable[Sequence[str]], words: Words = PAPER) -> Legibili
         seen += sum(min(read, letters) for read, letters in counts)
         there += sum(letters for _, letters in counts)
     return Legibility(count, unread, 1 - seen / there if there else 0.0)
+
+
+def require_legible(what: str, found: Legibility, words: Words, remedy: str) -> str | None:
+    """A warning where Rouge-L cannot read some of the references `what`; `remedy` is the setting of other words.
+
+    Raises: DataError where it can read hardly any.
+    """
+    if found.blind:
+        fix = f"use {remedy}" if words == PAPER else "they hold no letter, digit or symbol: leave them out"
+        raise DataError(f"{what}: {found}, so every score would be 0; {fix}")
+    if not found.partly:
+        return None
+    return f"{what}: {found}; " + (f"{remedy} reads them" if words == PAPER else "their scores are 0")
 
 
 def _letters(text: str, words: Words) -> tuple[int, int]:
