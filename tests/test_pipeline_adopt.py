@@ -166,7 +166,7 @@ def test_validation_rows_in_a_file_are_put_where_dvc_watches_them(
     files = [Path(f"{name}.jsonl") for name in ("train", "test", "valid")]
     for file in files:
         file.write_text("".join(json.dumps({"q": row["instruction"], "a": row["output"]}) + "\n" for row in ROWS))
-    given = read_given(*files, "instruction=q,output=a")
+    given = read_given(files[0], files[1], files[2], "instruction=q,output=a")
     made: list[Path] = []
     placed = place_rows("mine", given, made)
     assert (placed.family, placed.fields) == (Path("adopted/mine"), Fields()) and made == [placed.family]
