@@ -66,6 +66,7 @@ def look(
         )
         return Looked((line,), None if keep is None else _middle(found, keep))
     examples = as_examples(load_tokenizer(student), prompt, rows[:_ROWS])
+    print("Reading some rows with the models …", file=sys.stderr, flush=True)
     model = load_model(teacher)
     first = look_at(model, examples)
     if student != teacher:
