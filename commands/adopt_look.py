@@ -73,6 +73,7 @@ def look(
     # From all over the rows, which may be sorted.
     drawn = [rows[place] for place in permutation(len(rows), 0, "rows looked at")[:_ROWS]]
     examples = as_examples(load_tokenizer(student), prompt, drawn)
+    print("Reading some rows with the models …", file=sys.stderr, flush=True)
     model = load_model(teacher)
     first = look_at(model, examples, (), _BATCH)
     if student != teacher:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.preflight.decoding import undecodable
@@ -54,13 +55,17 @@ def examine(teacher: Reference, student: Reference, texts: Sequence[str] = (), t
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it had to guess
+    from distill.models.origins import require_weights
     from distill.text.tokenizers import load_tokenizer, require_same_tokenizer
 
+    both = [teacher] if teacher == student else [teacher, student]
+    for source in both:
+        if source.path is not None:  # an adapter, a GGUF file or pickles, before a tokenizer is missed there
+            require_weights(Path(source.path))
     tokenizer, teachers = load_tokenizer(student), load_tokenizer(teacher)
     require_same_tokenizer(teachers, tokenizer, texts)
     if tokenizer.eos_token is None:
         raise ModelError(f"the tokenizer of {student} has no end-of-sequence token; set `eos_token` in its files")
-    both = [teacher] if teacher == student else [teacher, student]
     for source in both:
         if (fault := undecodable(source)) is not None:
             raise ModelError(f"{source}: {fault}")

@@ -58,6 +58,10 @@ def test_a_model_with_fewer_rows_than_tokens_is_refused(tmp_path: Path) -> None:
     model = Reference(path=str(tmp_path))
     with pytest.raises(ModelError, match=r"has 30 rows and the tokenizer ids up to .*; use the tokenizer that"):
         examine(model, model)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter/adapter_config.json").touch()
+    with pytest.raises(ModelError, match="holds an adapter and no model; name both"):
+        examine(model, Reference(path=str(tmp_path / "adapter")))
 
 
 def test_a_chat_and_the_papers_template_count_as_they_are_written() -> None:
