@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from distill.project.settings import read_yaml
-from tests.import_closure import closure, grouped, python_files
+from tests.import_closure import ROOT, closure, grouped, python_files
 
 CODE = {"distill", "stages", "commands", "tasks", "flows", "benchmarks", "tests"}
 OBJECTIVES = "distill/objectives"
@@ -35,6 +39,27 @@ class Stage:
     def block(self) -> str:
         """Its block in dvc.yaml."""
         return self.name.split("@")[0]
+
+
+def copy_of_the_pipeline(root: Path, judge: Mapping[str, Any]) -> None:
+    """dvc.yaml, params.yaml, profiles and code of the repository in `root`, with another `judge` section."""
+    from dvc.repo import Repo
+    from ruamel.yaml import YAML
+
+    for name in ("dvc.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, root / name)
+    for name in ("profiles", "evalsets", "distill", "stages", "judge"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
+    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    (root / "params.yaml").write_text(json.dumps(params | {"judge": dict(judge)}), encoding="utf-8")
+    Repo.init(str(root), no_scm=True).close()
+
+
+def every_stage() -> tuple[Stage, ...]:
+    """All stages that dvc.yaml has, those of the judge too, which params.yaml switches off."""
+    with TemporaryDirectory() as folder:
+        copy_of_the_pipeline(Path(folder), {"datasets": list(read_yaml(ROOT / "params.yaml")["datasets"])[:1]})
+        return read_pipeline(Path(folder))
 
 
 def read_pipeline(root: Path) -> tuple[Stage, ...]:

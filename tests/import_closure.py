@@ -132,10 +132,10 @@ def python_files(path: Path, root: Path = ROOT) -> set[Path]:
 def main() -> None:
     """Print the closure of each file named on the command line, or bring dvc.yaml up to date."""
     if sys.argv[1:] == ["--write"]:
-        from tests.declared_stages import read_pipeline, with_written_deps
+        from tests.declared_stages import every_stage, with_written_deps
 
         path = ROOT / "dvc.yaml"
-        path.write_text(with_written_deps(path.read_text(encoding="utf-8"), read_pipeline(ROOT), ROOT), "utf-8")
+        path.write_text(with_written_deps(path.read_text(encoding="utf-8"), every_stage(), ROOT), "utf-8")
         return
     if not sys.argv[1:]:
         sys.exit("usage: python -m tests.import_closure stages/base.py [...], or --write for all of dvc.yaml")

@@ -19,7 +19,7 @@ from distill.project.errors import SettingsError
 from distill.project.settings import parse
 from stages import judge as judge_stage
 from tests.chat_server import serving
-from tests.declared_stages import dependency_faults, read_pipeline
+from tests.declared_stages import copy_of_the_pipeline, dependency_faults, read_pipeline
 from tests.judged_project import KEY, ROOT, make_judged_project, settings, write_params
 from tests.scored_project import put, run
 
@@ -81,19 +81,6 @@ def test_settings_out_of_range_are_refused(content: dict[str, Any], said: str) -
 
 
 # --- DVC ----------------------------------------------------------------------------------------------
-
-
-def copy_of_the_pipeline(root: Path, judge: Mapping[str, Any]) -> None:
-    """dvc.yaml, params.yaml, profiles and code of the repository, with another `judge` section."""
-    from dvc.repo import Repo
-
-    for name in ("dvc.yaml", ".dvcignore"):
-        shutil.copy(ROOT / name, root / name)
-    for name in ("profiles", "evalsets", "distill", "stages", "judge"):
-        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    params = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    put(root / "params.yaml", json.dumps(params | {"judge": dict(judge)}))
-    Repo.init(str(root), no_scm=True).close()
 
 
 def test_dvc_has_judging_stages_for_the_sets_named_and_else_none(tmp_path: Path) -> None:
