@@ -57,8 +57,9 @@ def copy_of_the_pipeline(root: Path, judge: Mapping[str, Any]) -> None:
 
 def every_stage() -> tuple[Stage, ...]:
     """All stages that dvc.yaml has, those of the judge too, which params.yaml switches off."""
+    params = read_yaml(ROOT / "params.yaml")
     with TemporaryDirectory() as folder:
-        copy_of_the_pipeline(Path(folder), {"datasets": list(read_yaml(ROOT / "params.yaml")["datasets"])[:1]})
+        copy_of_the_pipeline(Path(folder), params["judge"] | {"datasets": list(params["datasets"])[:1]})
         return read_pipeline(Path(folder))
 
 
