@@ -95,4 +95,5 @@ def test_every_remedy_helps() -> None:
     assert total(replace(run, rollouts=1), micro_batch=1).peak < updates.peak
     assert total(replace(run, rollouts=1), offload="optimizer").peak < updates.peak
     validated = replace(RUN, student=student, validated=1000, prompt=256, response=256)
-    assert total(validated, decode_batch=128).moment == "validation, loss"
+    # Its loss forms some logits at a time, so what stands above is the cache.
+    assert total(validated, decode_batch=128).moment == "validation, answers"
