@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from commands.adopt_look import obstacle
-from distill.evaluation.guessing import FirstLook, stored_look
+from distill.evaluation.guessing import FREQUENCY_ROWS, FirstLook, stored_look
 from distill.models.settings import ModelSettings
 from distill.preflight.findings import Finding
 from distill.preflight.models import PlannedModel
@@ -51,4 +51,4 @@ def _taken(family: str, settings: ModelSettings | None, origin: PlannedModel | N
             model = cut(model, settings.kept_layers(layer_count(model)))
     except ModelError:  # said by the look at how it loads
         return None
-    return look_at(model, read_examples(valid), read_examples(train), _BATCH)
+    return look_at(model, read_examples(valid), read_examples(train, FREQUENCY_ROWS), _BATCH)

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from distill.evaluation.first_look import judged, look_at
-from distill.evaluation.guessing import FirstLook, stored_look
+from distill.evaluation.guessing import FREQUENCY_ROWS, FirstLook, stored_look
 from distill.parallel.processes import device
 from distill.text.examples import Example, read_examples
 from stages.experiment import Experiment
@@ -32,5 +32,5 @@ def doubt_finished(experiment: Experiment, model: PreTrainedModel, loss: float, 
 
 
 def _rows(experiment: Experiment) -> tuple[list[Example], list[Example]]:
-    valid, train = (read_examples(experiment.data / f"{split}.parquet") for split in ("valid", "train"))
-    return valid, train
+    valid = read_examples(experiment.data / "valid.parquet")
+    return valid, read_examples(experiment.data / "train.parquet", FREQUENCY_ROWS)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +31,6 @@ from tests.scored_project import (
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = {"python": "3.11.7", "seconds": 1.0, "cpu_seconds": 1.0, "peak_rss_mib": 1.0, "device": "cpu"}
-
-
-def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command as a person types it, in a folder of theirs."""
-    return subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -42,12 +41,6 @@ def command(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose scores and results are made; tests only read it."""
     return made_and_scored(tmp_path_factory)
-
-
-def numbers_in(content: Any) -> list[float]:
-    if isinstance(content, dict):
-        return [number for value in content.values() for number in numbers_in(value)]
-    return [number for value in content for number in numbers_in(value)] if isinstance(content, list) else [content]
 
 
 # --- the commands -------------------------------------------------------------------------------------

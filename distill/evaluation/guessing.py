@@ -12,6 +12,8 @@ from distill.project.files import read_json
 
 LOOK_ROWS = 32
 """Rows that a look reads: enough to tell babble from text, seconds for a small model."""
+FREQUENCY_ROWS = 2000
+"""Training rows that the frequencies of tokens are counted on."""
 
 
 def uniform_loss(vocabulary: int) -> float:

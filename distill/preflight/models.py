@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from distill.models.origins import require_weights
 from distill.models.settings import ModelSettings
-from distill.models.stored import configuration
+from distill.models.stored import configuration, stored_tensors
 from distill.preflight.decoding import undecodable
 from distill.preflight.findings import Finding
 from distill.preflight.shapes import Shape, known_shape, shape_of
@@ -90,28 +90,11 @@ def _shape(config: object, counted: int | None) -> Shape | None:
 
 
 def counted_parameters(folder: Path) -> int | None:
-    """The numbers that the safetensors files of a folder hold; None where some are absent, or packed in integers.
-
-    Only the headers are read: a length of eight bytes, and JSON with the type and shape of each tensor.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    index = folder / "model.safetensors.index.json"
-    try:
-        if index.is_file():
-            files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-        tensors: list[dict[str, Any]] = []
-        for file in files:
-            with file.open("rb") as stream:
-                length = int.from_bytes(stream.read(8), "little")
-                # Larger than any header: no safetensors file.
-                if length > 2**27:
-                    return None
-                tensors += [value for name, value in json.loads(stream.read(length)).items() if name != "__metadata__"]
-        whole_numbers = any(not str(tensor["dtype"]).startswith(("F", "BF")) for tensor in tensors)
-        count = sum(prod(tensor["shape"]) for tensor in tensors)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    """The numbers that the safetensors files of a folder hold; None where some are absent, or packed in integers."""
+    tensors = stored_tensors(folder).values()
+    if any(not kind.startswith(("F", "BF")) for kind, _ in tensors):
         return None
-    return count if count and not whole_numbers else None
+    return sum(prod(shape) for _, shape in tensors) or None
 
 
 def snapshot(reference: Reference, environment: Mapping[str, str]) -> Path | None:
