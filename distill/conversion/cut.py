@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, cast
 
-import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from distill.models.settings import spans
 from distill.project.errors import ModelError
@@ -49,8 +49,8 @@ def cut(model: PreTrainedModel, kept: Sequence[int]) -> PreTrainedModel:
             weights[f"{found[1]}{places[int(found[2])]}{found[3]}"] = tensor
     config = _shortened(model.config, count, kept)
     what = f"{type(model).__name__} cannot be cut to the layers {spans(kept)}"
-    # Its first weights are thrown away; nothing else may notice the draw.
-    with in_words(what, "keep them all, or give a student of its own"), torch.random.fork_rng(devices=[]):
+    # Its first weights would be thrown away: they are not drawn, which takes seconds and would move later draws.
+    with in_words(what, "keep them all, or give a student of its own"), no_init_weights():
         made = AutoModelForCausalLM.from_config(config, dtype=model.dtype, trust_remote_code=False)
         short = cast(PreTrainedModel, made)
         short.load_state_dict(weights, strict=True, assign=True)
