@@ -246,6 +246,7 @@ def test_what_cannot_be_adopted_changes_nothing(
     (root / "long.csv").write_text("question;answer\nQ;A\n")
     chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
     (root / "chats.jsonl").write_text((json.dumps({"chosen": chat, "rejected": chat}) + "\n") * 30)
+    shutil.copytree(root / "student", root / "other")
     learn_bpe(["Quite another text."] * 9, 300).save_pretrained(root / "other")
     tokenizer(CHAT).save_pretrained(root / "no_model")
     shutil.copytree(root / "student", root / "pickled")
