@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
+
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -26,11 +28,12 @@ FLAGS = (
 _SECONDS = 60.0
 
 
-def find_chromium() -> str | None:
-    """The browser's program, None where there is none."""
-    return next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-    )
+def chromium() -> str:
+    """The browser's program; without one the test is skipped."""
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    pytest.skip("needs Chromium on the PATH (Debian: apt-get install chromium)")
 
 
 class Browser:

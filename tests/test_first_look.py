@@ -47,7 +47,9 @@ IDS = torch.tensor([[1, 2, 3, 4, 5, 6]])
 )
 def test_a_cut_model_is_what_is_read_back(architecture: str, settings: dict[str, Any], tmp_path: Path) -> None:
     whole = tiny_model(architecture, layers=5, dtype=torch.float32, **settings)
+    state = torch.get_rng_state()
     short = cut(whole, (0, 2, 4))
+    assert torch.equal(torch.get_rng_state(), state), "later draws are the same with a cut and without"
     short.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert again.config.num_hidden_layers == 3

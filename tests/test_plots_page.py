@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import Browser, find_chromium
+from tests.browser import Browser, chromium
 from tests.small_repository import until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,10 +69,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.mark.skipif(find_chromium() is None, reason="no Chromium here to look at the page as a reader does")
 def test_the_page_draws_offline(repository: Path, tmp_path: Path) -> None:
-    program = find_chromium()
-    assert program is not None
+    program = chromium()
     page = repository / "dvc_plots/index.html"
 
     dvc(repository, "plots", "diff")

@@ -17,7 +17,7 @@ import pytest
 from distill.project.errors import DataError
 from distill.scoring import page, plots, provenance, rosters, samples
 from stages import report as report_stage
-from tests.browser import Browser, find_chromium
+from tests.browser import Browser, chromium
 from tests.scored_project import (
     ATTACK,
     METHODS,
@@ -262,11 +262,9 @@ def test_large_report_is_made_in_time_and_stays_small(project: Path, tmp_path: P
     assert seconds < 30
     assert size < 20e6
     put(tmp_path / "report.html", html)
-    program = find_chromium()
-    if program is not None:
-        with Browser(program, tmp_path / "browser") as opened:
-            assert opened.open((tmp_path / "report.html").as_uri()) < 15
-            assert len(choose(opened, words="trader stone", winner="kd")) == 20
+    with Browser(chromium(), tmp_path / "browser") as opened:
+        assert opened.open((tmp_path / "report.html").as_uri()) < 15
+        assert len(choose(opened, words="trader stone", winner="kd")) == 20
 
 
 # --- in a browser -------------------------------------------------------------------------------------
@@ -275,10 +273,7 @@ def test_large_report_is_made_in_time_and_stays_small(project: Path, tmp_path: P
 @pytest.fixture(scope="module")
 def tab(project: Path, report: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """The report, opened in a real browser."""
-    program = find_chromium()
-    if program is None:
-        pytest.skip("needs Chromium on the PATH (Debian: apt-get install chromium)")
-    with Browser(program, tmp_path_factory.mktemp("browser")) as opened:
+    with Browser(chromium(), tmp_path_factory.mktemp("browser")) as opened:
         opened.open((project / "results/report.html").as_uri())
         yield opened
 

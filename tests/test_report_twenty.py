@@ -12,7 +12,7 @@ import pytest
 
 from distill.scoring import looks, page, provenance, rosters, verdicts
 from tests import twenty_methods
-from tests.browser import Browser, find_chromium
+from tests.browser import Browser, chromium
 from tests.twenty_methods import ATTACK, DATA, METHODS, OWN, TEACHERS
 
 ORIGIN = provenance.Provenance(revision="", versions={}, runs=(), data=(), settings={})
@@ -37,10 +37,7 @@ def file(html: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = find_chromium()
-    if program is None:
-        pytest.skip("needs Chromium on the PATH (Debian: apt-get install chromium)")
-    with Browser(program, tmp_path_factory.mktemp("browser")) as browser:
+    with Browser(chromium(), tmp_path_factory.mktemp("browser")) as browser:
         browser.show(1280, 900)
         yield browser
 
